@@ -1,0 +1,15 @@
+# CLIP ViT-L/14 at 336 pixels, Radford et al. 2021 (arXiv 2103.00020), table 20.
+backbone = dict(
+    type="CLIP",
+    checkpoint="openai/clip-vit-large-patch14-336",
+    tokenizer="openai/clip-vit-large-patch14-336",
+    image_size=336,
+    patch_size=14,
+    vision_width=1024,
+    vision_layers=24,
+    vision_heads=16,
+    text_width=768,
+    text_layers=12,
+    text_heads=12,
+    embed_dim=768,
+)

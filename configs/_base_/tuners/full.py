@@ -1,0 +1,2 @@
+# Full fine-tuning.
+tuner = dict(type="FullFineTuning")

@@ -1,0 +1,2 @@
+# Zero-shot: nothing is trained.
+tuner = dict(type="NoTuner")

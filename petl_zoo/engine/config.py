@@ -1,0 +1,130 @@
+"""From a flat config file and the command line to what MMEngine's Runner takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .identity import config_hash, run_identity
+from .parts import split
+from .schedule import Runtime, Schedule
+
+SECTIONS = ("backbone", "tuner", "head", "dataset", "protocol", "schedule", "runtime")
+FREE_KEYS = ("custom_imports", "work_dir", "model_wrapper_cfg", "activation_checkpointing")
+
+
+def schedule_of(cfg: Mapping[str, Any]) -> Schedule:
+    """The config's schedule."""
+    return Schedule(**cfg["schedule"])
+
+
+def runtime_of(cfg: Mapping[str, Any]) -> Runtime:
+    """The config's runtime."""
+    return Runtime(**cfg.get("runtime", {}))
+
+
+def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config's run is; see ``identity.run_identity``."""
+    return run_identity(cfg, asdict(schedule_of(cfg)), runtime_of(cfg).seed)
+
+
+def default_work_dir(cfg: Config) -> Path:
+    """``work_dirs/FILE/seed_N``, or the config's ``work_dir``."""
+    if cfg.get("work_dir"):
+        return Path(cfg["work_dir"])
+    name = Path(cfg.filename).stem if cfg.filename else "run"
+    return Path("work_dirs") / name / f"seed_{runtime_of(cfg).seed}"
+
+
+def assemble(
+    cfg: Config,
+    *,
+    work_dir: Path | None = None,
+    resume: bool = False,
+    load_from: Path | None = None,
+    launcher: str = "none",
+    evaluate: str = "test",
+) -> Config:
+    """Nest the flat keys into MMEngine's; only after the command line was merged, so that no copy of a value is stale.
+
+    Args:
+        cfg: the flat config.
+        work_dir: folder of the run; by default ``default_work_dir``.
+        resume: go on from the newest checkpoint of the work dir.
+        load_from: checkpoint whose trained parameters are loaded.
+        launcher: ``none``, ``pytorch`` or ``slurm``.
+        evaluate: ``test``, or ``val`` where settings are being chosen.
+    """
+    schedule, runtime = schedule_of(cfg), runtime_of(cfg)
+    data = {"dataset": dict(cfg["dataset"]), "protocol": cfg.get("protocol"), "seed": runtime.seed}
+    parts = split(**data)
+
+    def loader(part: str, batch_size: int, shuffle: bool) -> dict[str, Any]:
+        return {
+            "dataset": {"type": "ProtocolPart", **data, "part": part},
+            "batch_size": batch_size,
+            "num_workers": runtime.num_workers,
+            "sampler": {"type": "DefaultSampler", "shuffle": shuffle},
+            # MMEngine looks a function up without switching to our scope, so these two name it.
+            "collate_fn": {"type": "petl_zoo.collate"},
+            "worker_init_fn": {"type": "petl_zoo.seed_worker"},
+        }
+
+    def sets(names: list[str]) -> dict[str, Any]:
+        return {"sets": {name.split("/")[-1]: loader(name, runtime.eval_batch_size, False) for name in names}}
+
+    identity = identity_of(cfg)
+    tests = [f"test/{name}" for name in parts.test] if evaluate == "test" else ["val"]
+    validates = runtime.val_interval > 0 and parts.val is not None
+    evaluator = {"type": "Accuracy"}
+    assembled: dict[str, Any] = {
+        "model": {
+            "type": "VLModel",
+            "backbone": dict(cfg["backbone"]),
+            "tuner": dict(cfg["tuner"]),
+            "head": dict(cfg["head"]),
+            "classes": list(parts.train.classes.names),
+        },
+        "train_dataloader": loader("train", schedule.batch_size, True),
+        "train_cfg": {
+            "by_epoch": True,
+            "max_epochs": schedule.epochs,
+            "val_interval": runtime.val_interval or schedule.epochs + 1,
+        },
+        "optim_wrapper": schedule.optim_wrapper(amp=runtime.amp),
+        "param_scheduler": [schedule.scheduler()],
+        "val_dataloader": sets(["val"]) if validates else None,
+        "val_cfg": {"type": "ProtocolValLoop", "amp": runtime.amp} if validates else None,
+        "val_evaluator": evaluator if validates else None,
+        "test_dataloader": sets(tests) if tests else None,
+        "test_cfg": {"type": "ProtocolTestLoop", "amp": runtime.amp} if tests else None,
+        "test_evaluator": evaluator if tests else None,
+        "default_hooks": {
+            "logger": {"type": "TrainLogger", "interval": runtime.log_interval},
+            "checkpoint": {
+                "type": "EpochCheckpoint",
+                "interval": runtime.checkpoint_interval,
+                "keep": runtime.keep_checkpoints,
+            },
+        },
+        "custom_hooks": [{"type": "EpochSeed"}, {"type": "StepTimer"}, *runtime.hooks],
+        "visualizer": {
+            "type": "Visualizer",
+            "vis_backends": [{"type": backend} for backend in runtime.visualizers],
+        },
+        "randomness": {"seed": runtime.seed, "deterministic": runtime.deterministic},
+        "default_scope": "petl_zoo",
+        "work_dir": str(work_dir or default_work_dir(cfg)),
+        "launcher": launcher,
+        "resume": resume,
+        "load_from": None if load_from is None else str(load_from),
+        "identity": {**identity, "hash": config_hash(identity)},
+        "compile": runtime.compile,
+        "env_cfg": {"dist_cfg": {"backend": "nccl"}},
+    }
+    assembled |= {key: cfg[key] for key in FREE_KEYS if key in cfg and key != "work_dir"}
+    return Config(assembled, filename=cfg.filename)

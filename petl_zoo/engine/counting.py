@@ -1,0 +1,78 @@
+"""Count a tuner's parameters on a backbone of any size, without memory for either."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from petl_zoo.model import VLModel
+
+from .faults import ConfigError, Fault, did_you_mean
+from .identity import COMPONENTS
+from .merging import merge
+from .signatures import component_faults
+
+BASES = Path(__file__).resolve().parents[2] / "configs" / "_base_"
+
+
+def base(kind: str, name: str) -> Config:
+    """Read a base file by the name that people type.
+
+    Args:
+        kind: folder of ``configs/_base_``, such as ``tuners``.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    path = BASES / kind / f"{name}.py"
+    if not path.is_file():
+        names = sorted(file.stem for file in path.parent.glob("*.py"))
+        raise ConfigError([Fault(f"--{kind[:-1]}", f"no {name!r}; there are {', '.join(names)}{did_you_mean(name, names)}")])
+    return Config.fromfile(path)
+
+
+def count_parameters(
+    backbone: str, tuner: str, overrides: Mapping[str, Any] | None = None, *, classes: int = 100
+) -> dict[str, Any]:
+    """Count what a tuner trains on a backbone, with the base files' options.
+
+    Args:
+        backbone: name of a file of ``configs/_base_/backbones``.
+        tuner: name of a file of ``configs/_base_/tuners``.
+        overrides: options such as ``tuner.depth``.
+        classes: number of classes, for tuners with parameters for each.
+
+    Raises:
+        ConfigError: a name or an option is wrong, or the two do not fit together.
+    """
+    cfg = Config({**base("backbones", backbone)._cfg_dict, **base("tuners", tuner)._cfg_dict})
+    merge(cfg, overrides or {})
+    faults = [Fault(key, "only backbone.KEY and tuner.KEY can be set here") for key in cfg if key not in ("backbone", "tuner")]
+    for section in ("backbone", "tuner"):
+        faults += component_faults(section, cfg[section], COMPONENTS[section])
+    if faults:
+        raise ConfigError(faults)
+    parts = {key: cfg[key].to_dict() for key in ("backbone", "tuner")}
+    try:
+        with torch.device("meta"):
+            model = VLModel(
+                {**parts["backbone"], "checkpoint": None},
+                parts["tuner"],
+                {"type": "ClassificationHead"},
+                classes=[f"class {i}" for i in range(classes)],
+            )
+    except ValueError as error:
+        raise ConfigError([Fault("tuner", str(error))]) from error
+    count = model.count()
+    return {
+        "backbone": backbone,
+        "tuner": tuner,
+        "trainable": count.trainable,
+        "total": count.total,
+        "by_stream": count.by_stream,
+        "by_role": count.by_role,
+    }

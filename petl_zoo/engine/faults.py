@@ -1,0 +1,70 @@
+"""Bad input ends in a message and an exit code, not in a traceback."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from rich.console import Console
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a config.
+
+    Attributes:
+        key: where, such as ``tuner.depth``.
+        problem: what is wrong, with the value, what is allowed and the mend.
+    """
+
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.problem}"
+
+
+class RunError(ValueError):
+    """A checkpoint or work dir that cannot be written, read or used by this run; the message says what to do."""
+
+
+class ConfigError(ValueError):
+    """All faults of a config."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__(f"{count} in the config:\n" + "\n".join(f"  {fault}" for fault in faults))
+
+
+def did_you_mean(word: object, words: Iterable[str]) -> str:
+    """The end of a sentence that proposes the nearest word, if one is near."""
+    lower = {known.lower(): known for known in words}
+    close = get_close_matches(str(word).lower(), lower, n=1)
+    return f"; did you mean {lower[close[0]]!r}?" if close else ""
+
+
+def report_faults(act: Callable[[], object]) -> int:
+    """Run a tool.
+
+    Returns:
+        The exit code: 0, ``BAD_INPUT`` or ``INTERRUPTED``.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    try:
+        act()
+    except (ConfigError, RunError) as error:
+        console.print("[bold red]error:[/] ", end="")
+        console.print(str(error), markup=False)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        command = shlex.join(["python", *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])
+        console.print(f"\nInterrupted. To go on after the last complete epoch:\n  {command}", markup=False)
+        return INTERRUPTED
+    return 0

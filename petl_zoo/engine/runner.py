@@ -1,0 +1,130 @@
+"""MMEngine's Runner with checkpoints of the tuner alone, exact resuming and a calm terminal."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import barrier, master_only
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+from petl_zoo.model import VLModel
+from registry import RUNNERS
+
+from .checkpoint import FORMAT, newest_checkpoint, read_checkpoint, write_checkpoint
+from .identity import check_same_tuner
+
+# What MMEngine tells about itself and what a terminal need not show; the log file has it all.
+_TOLD = frozenset({"logger_hook", "hooks", "run", "runner_notice"})
+_NOTICES = ("FileClient", "HardDiskBackend", "has no metainfo", "The prefix is not set", "is a meta tensor")
+
+
+class _Calm(logging.Filter):
+    """Lets through a run's progress, and warnings that somebody can act on."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            return not any(notice in record.getMessage() for notice in _NOTICES)
+        return record.module in _TOLD and not record.getMessage().startswith("Exp name")
+
+
+@RUNNERS.register_module()
+class ZooRunner(Runner):
+    """A Runner whose checkpoints hold what the tuner trains, and nothing of the frozen backbone.
+
+    The config's ``identity`` says which run this is; a checkpoint carries it, so that one of another tuner is refused.
+    """
+
+    @property
+    def vl_model(self) -> VLModel:
+        """The model without a distributed wrapper."""
+        return self.model.module if is_model_wrapper(self.model) else self.model
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What this run is: see ``identity.run_identity``."""
+        return self.cfg["identity"].to_dict()
+
+    def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **options: Any) -> MMLogger:
+        """Build MMEngine's logger; its file gets everything, the terminal what a reader needs."""
+        logger = super().build_logger(log_level=log_level, log_file=log_file, **options)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_Calm())
+        return logger
+
+    @master_only
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *args: Any, meta: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Write the trained parameters and what resuming needs; whole or not at all.
+
+        Args:
+            out_dir: folder.
+            filename: name of the file.
+            meta: ``epoch`` and ``iter`` that are complete.
+            args: what MMEngine's hooks may add has no meaning here.
+            options: likewise.
+
+        Raises:
+            RunError: the file could not be written.
+        """
+        assert isinstance(self.optim_wrapper, OptimWrapper)
+        place = {"epoch": self.epoch + 1, "iter": self.iter} | dict(meta or {})
+        checkpoint: dict[str, Any] = {
+            "meta": {"format": FORMAT, **place, "seed": self.seed, "identity": self.identity},
+            "state_dict": {name: value.cpu() for name, value in self.vl_model.trained_state().items()},
+            "optimizer": self.optim_wrapper.state_dict(),
+            "param_schedulers": [scheduler.state_dict() for scheduler in self.param_schedulers],
+        }
+        self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
+        write_checkpoint(Path(out_dir) / filename, checkpoint)
+
+    def load_checkpoint(self, filename: str, map_location: Any = "cpu", *args: Any, **options: Any) -> dict[str, Any]:
+        """Put a checkpoint's trained parameters into the model.
+
+        Raises:
+            RunError: the file cannot be read, or is of another tuner.
+        """
+        checkpoint = read_checkpoint(Path(filename), "cpu")
+        check_same_tuner(Path(filename), checkpoint["meta"]["identity"], self.identity)
+        self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
+        self.vl_model.load_trained_state(checkpoint["state_dict"])
+        self._has_loaded = True
+        self.logger.info(f"Loaded {filename}")
+        return checkpoint
+
+    def load_or_resume(self) -> None:
+        """Load what is asked for: the newest whole checkpoint of the work dir for resuming, or a given one."""
+        if self._has_loaded:
+            return
+        if self._resume:
+            newest = newest_checkpoint(Path(self.work_dir))
+            barrier()
+            if newest is not None:
+                self.resume(str(newest))
+        elif self._load_from is not None:
+            self.load_checkpoint(self._load_from)
+
+    def resume(self, filename: str, *args: Any, **options: Any) -> None:
+        """Go on after a checkpoint's last complete epoch, with its optimizer and schedule."""
+        checkpoint = self.load_checkpoint(filename)
+        self.train_loop._epoch = checkpoint["meta"]["epoch"]
+        self.train_loop._iter = checkpoint["meta"]["iter"]
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        for scheduler, state in zip(self.param_schedulers, checkpoint["param_schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        self.logger.info(f"Resumed after epoch {checkpoint['meta']['epoch']}")
+
+    def _log_env(self, env_cfg: Mapping[str, Any]) -> None:
+        """MMEngine's report on the machine goes to the log file alone; see ``_Calm``."""
+        super()._log_env(env_cfg)
+        self.logger.debug(f"threads: {torch.get_num_threads()}")

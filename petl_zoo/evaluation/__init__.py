@@ -1,0 +1,5 @@
+"""Metrics. Importing this package registers them all."""
+
+from .accuracy import Accuracy
+
+__all__ = ["Accuracy"]

@@ -1,0 +1,75 @@
+"""Classification by class names: an image is compared with the texts of all classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from petl_zoo.backbones import Plan
+from registry import HEADS
+
+from .base import Head
+
+if TYPE_CHECKING:
+    from petl_zoo.data.classes import ClassNames
+    from petl_zoo.model import VLModel
+
+TOP = 5
+
+
+@HEADS.register_module()
+class ClassificationHead(Head):
+    """Cross-entropy over the cosine similarities of an image with every class's text.
+
+    Source: Radford et al. 2021 (CLIP), section 3.1.2; the loss of CoOp and of all prompt learners after it.
+    """
+
+    def __init__(self, *, label_smoothing: float = 0.0, max_scale: float = 100.0) -> None:
+        """Choose the loss.
+
+        Args:
+            label_smoothing: weight of the uniform distribution in the target.
+            max_scale: bound of ``exp(logit_scale)``, as in CLIP's training (section 2.5); matters where it is trained.
+        """
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing ({label_smoothing}) must be at least 0 and below 1")
+        self.label_smoothing, self.max_scale = label_smoothing, max_scale
+
+    def logits(self, model: VLModel, images: Tensor, classes: ClassNames) -> Tensor:
+        """Class logits.
+
+        Shape:
+            images: (B, 3, H, W); returns (B, C).
+        """
+        tuner = model.tuner
+        if tuner.conditioned:  # The plan reads the image, so the image is encoded without one.
+            image = model.image_features(images, Plan())
+            plan = tuner.plan(F.normalize(image, dim=-1))
+        else:
+            plan = tuner.plan()
+            image = model.image_features(images, plan)
+        image, text = tuner.readout(image, model.class_features(classes, plan))
+        scale = model.backbone.logit_scale.exp().clamp(max=self.max_scale)
+        return tuner.logits(image, text, scale, classes.names)
+
+    def loss(self, model: VLModel, **batch: Any) -> dict[str, Tensor]:
+        """Cross-entropy, and the batch's accuracy for the log.
+
+        Shape:
+            images: (B, 3, H, W); labels: (B,), indices into ``classes.names``.
+        """
+        images, labels, classes = batch["images"], batch["labels"], batch["classes"]
+        logits = self.logits(model, images, classes)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        correct = (logits.argmax(1) == labels).float().mean()
+        return {"loss": loss, **model.tuner.losses(logits, labels), "accuracy": correct}
+
+    def predict(self, model: VLModel, **batch: Any) -> list[dict[str, Any]]:
+        """The labels and the ``TOP`` best classes of each image, best first."""
+        logits = self.logits(model, batch["images"], batch["classes"])
+        best = logits.topk(min(TOP, logits.shape[1]), dim=1).indices.cpu()
+        labels = batch["labels"].cpu()
+        return [{"label": int(label), "top": top.tolist()} for label, top in zip(labels, best, strict=True)]

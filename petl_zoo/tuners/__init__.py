@@ -1,0 +1,28 @@
+"""The tuners: one method, one file. Importing this package registers them all."""
+
+from .base import Tuner
+from .bitfit import BitFit
+from .cocoop import CoCoOp
+from .coop import CoOp
+from .full import FullFineTuning
+from .linear_probe import LinearProbe
+from .lora import LoRA
+from .maple import MaPLe
+from .mpl import MPL
+from .none import NoTuner
+from .vpt import IVLP, VPT
+
+__all__ = [
+    "IVLP",
+    "MPL",
+    "VPT",
+    "BitFit",
+    "CoCoOp",
+    "CoOp",
+    "FullFineTuning",
+    "LinearProbe",
+    "LoRA",
+    "MaPLe",
+    "NoTuner",
+    "Tuner",
+]

@@ -1,0 +1,119 @@
+"""The contract of a tuner: a plan, surgery and a readout, and nothing else.
+
+A tuner is one ``nn.Module`` in one file. It overrides only what its method does:
+
+- ``attach`` once the backbone's weights are in place: make parameters, put modules into layers (surgery);
+- ``plan`` for prompt methods: what enters which stream where;
+- ``readout``, ``logits`` and ``losses`` for what happens after the towers.
+
+What it trains is what ``trained`` declares; the model freezes everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from petl_zoo.backbones import Backbone, Plan
+
+
+class Tuner(nn.Module):
+    """Base of all tuners; on its own it trains nothing and changes nothing.
+
+    Attributes:
+        needs: streams without which the method makes no sense; checked before anything is built.
+        role: what its own parameters are in the cost account (``prompt``, ``projection``, ``low_rank``, ``bias``,
+            ``adapter``, ``head`` or ``backbone``); ``role_of`` refines it by name.
+        mergeable: whether ``merge`` can fold it into the backbone's weights exactly.
+        identity: whether the model computes the same as without the tuner before the first step.
+        conditioned: whether ``plan`` depends on the image, so that class features cannot be shared by images.
+        needs_classes: whether parameters belong to class names, so that those must be known when it is attached.
+        template: prompt template with its slots (see ``petl_zoo.backbones.text``), set by ``attach``; None means the data
+            set's own templates.
+    """
+
+    needs: frozenset[str] = frozenset()
+    role: ClassVar[str] = "prompt"
+    mergeable: ClassVar[bool] = False
+    identity: ClassVar[bool] = False
+    conditioned: ClassVar[bool] = False
+    needs_classes: bool = False
+    template: str | None = None
+
+    def attach(self, backbone: Backbone, classes: Sequence[str]) -> None:
+        """Make the tuner's parameters for a backbone whose weights are in place, and do its surgery.
+
+        Args:
+            classes: names of the training classes; empty for tasks without classes.
+
+        Raises:
+            ValueError: the hyper-parameters do not fit the backbone (depth above a stream's layers, and the like).
+        """
+
+    def trained(self, backbone: Backbone) -> dict[str, str]:
+        """What is trained: role by parameter name, ``tuner.NAME`` for own and ``backbone.NAME`` for others'."""
+        return {f"tuner.{name}": self.role_of(name) for name, _ in self.named_parameters()}
+
+    def role_of(self, name: str) -> str:
+        """The role of one of the tuner's own parameters."""
+        return self.role
+
+    def count(self, backbone: Backbone) -> int:
+        """The number of trained parameters in closed form, from hyper-parameters and the streams' sizes alone."""
+        return 0
+
+    def plan(self, image: Tensor | None = None) -> Plan:
+        """What enters the streams.
+
+        Args:
+            image: normalised image features, (B, E), if ``conditioned``; else None.
+        """
+        return Plan()
+
+    def readout(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """Change features before they are compared.
+
+        Shape:
+            image: (B, E); text: (C, E) or (B, C, E); neither is normalised.
+        """
+        return image, text
+
+    def logits(self, image: Tensor, text: Tensor, scale: Tensor, classes: Sequence[str]) -> Tensor:
+        """Compare images with classes: ``scale * cosine``.
+
+        Args:
+            scale: factor of the cosine, ``exp(logit_scale)``.
+            classes: the C names that ``text`` stands for.
+
+        Shape:
+            image: (B, E); text: (C, E) or (B, C, E); returns (B, C).
+        """
+        image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+        if text.dim() == 2:
+            return scale * image @ text.t()
+        return scale * (text @ image[:, :, None]).squeeze(-1)  # (B, C, E) (B, E, 1) -> (B, C)
+
+    def losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Loss terms beside the head's, by name; the names begin with ``loss_``."""
+        return {}
+
+    def merge(self) -> None:
+        """Fold the tuner into the backbone's weights: no cost at inference.
+
+        Raises:
+            ValueError: the method cannot be merged.
+        """
+        if not self.mergeable:
+            raise ValueError(f"{type(self).__name__} cannot be merged: what it adds is no change of a weight")
+
+    def unmerge(self) -> None:
+        """Undo ``merge``.
+
+        Raises:
+            ValueError: the method cannot be merged.
+        """
+        if not self.mergeable:
+            raise ValueError(f"{type(self).__name__} cannot be unmerged: what it adds is no change of a weight")
