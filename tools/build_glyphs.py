@@ -9,6 +9,7 @@ Needs npm, resvg_py and Pillow. Writes one sheet a style, ``glyphs.json`` and th
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import re
@@ -16,11 +17,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import resvg_py
 from PIL import Image
+
+if TYPE_CHECKING:
+    from petl_zoo.data.glyphs.atlas import Concept
+
+Row = tuple[str, int, str]
 
 SIZE = 64  # pixels of a glyph's side in the sheets
 COLUMNS = 27  # glyphs in a row of a sheet
@@ -48,6 +54,12 @@ SKIPPED_SUBGROUPS = {
 SKIPPED_NAMES = {'chart decreasing'}  # mirrored, it is 'chart increasing'
 # Never seen in pretraining, so that adaptation to new concepts can be measured.
 HELD_OUT_SUBGROUPS = {'plant-flower', 'animal-bug', 'musical-instrument'}
+
+# The shipped splits. Test sets hold at most 1,000 images: a standard error of about 1.5 points, seconds to evaluate.
+MIN_OBJECTS = 6  # of a subgroup that is a class
+PER_SUBGROUP = {'train': 32, 'val': 8, 'test': 20}  # images
+SEEN_CONCEPTS, UNSEEN_CONCEPTS = 64, 16  # classes that the shipped backbones were, and were not, pretrained on
+PER_CONCEPT = {'train': 16, 'val': 4, 'test': 12}  # images
 
 # Labels that name an activity or a state, or that are odd in "a photo of a ...".
 RENAMED = {
@@ -201,6 +213,47 @@ def sheet(images: list[np.ndarray | None]) -> Image.Image:
     return Image.fromarray(canvas)
 
 
+def order(text: str) -> bytes:
+    """A sort key that mixes well and is the same everywhere."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def renderings(ids: list[str], count: int) -> list[str]:
+    """``count`` paths, turn by turn over the concepts."""
+    return [f'flat/{ids[i % len(ids)]}/{i // len(ids):03d}' for i in range(count)]
+
+
+def split_subgroups(concepts: list[Concept]) -> dict[str, list[Row]]:
+    """Classes are subgroups; the three parts show different objects."""
+    kinds: dict[str, list[str]] = {}
+    for concept in concepts:
+        kinds.setdefault(concept.kind, []).append(concept.id)
+    split: dict[str, list[Row]] = {'train': [], 'val': [], 'test': []}
+    enough = sorted(kind for kind, ids in kinds.items() if len(ids) >= MIN_OBJECTS)
+    for label, kind in enumerate(enough):
+        ids = sorted(kinds[kind], key=order)
+        test, val = max(2, round(0.35 * len(ids))), max(1, round(0.15 * len(ids)))
+        parts = {'test': ids[:test], 'val': ids[test : test + val], 'train': ids[test + val :]}
+        for part, shown in parts.items():
+            split[part] += [(path, label, kind) for path in renderings(shown, PER_SUBGROUP[part])]
+    return split
+
+
+def split_concepts(concepts: list[Concept]) -> dict[str, list[Row]]:
+    """Classes are objects that all of the coloured styles but noto1 draw; the parts are different renderings."""
+    drawn = [c for c in concepts if set(c.styles) >= {'flat', 'fluent', 'twemoji', 'noto', 'emojione'}]
+    seen = sorted((c for c in drawn if c.pretrain), key=lambda c: order(c.id))[:SEEN_CONCEPTS]
+    unseen = sorted((c for c in drawn if not c.pretrain), key=lambda c: order(c.id))[:UNSEEN_CONCEPTS]
+    split: dict[str, list[Row]] = {'train': [], 'val': [], 'test': []}
+    for label, concept in enumerate(sorted(seen + unseen, key=lambda c: order(c.id))):
+        number = 0
+        for part, count in PER_CONCEPT.items():
+            for _ in range(count):
+                split[part].append((f'flat/{concept.id}/{number:03d}', label, concept.name))
+                number += 1
+    return split
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--packages', type=Path, help='folder that holds node_modules (default: install them)')
@@ -218,6 +271,13 @@ def main() -> int:
     packages = {style: '@'.join(pinned) for style, pinned in STYLES.items()}
     meta = {'size': SIZE, 'columns': COLUMNS, 'packages': packages, 'concepts': concepts}
     (args.out / 'glyphs.json').write_text(json.dumps(meta, indent=None, separators=(',', ':')) + '\n')
+    sys.path.insert(0, str(OUT.parents[2]))
+    from petl_zoo.data.glyphs.atlas import Concept
+
+    read = [Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in concepts]
+    for name, split in (('subgroups', split_subgroups(read)), ('concepts', split_concepts(read))):
+        (args.out / f'split_{name}.json').write_text(json.dumps(split, separators=(',', ':')) + '\n')
+        print(f'split_{name}: ' + ', '.join(f'{part} {len(rows)}' for part, rows in split.items()))
     print(f'{len(concepts)} concepts, {sum(c["pretrain"] for c in concepts)} for pretraining -> {args.out}')
     return 0
 

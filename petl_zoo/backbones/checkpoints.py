@@ -1,7 +1,7 @@
 """Pretrained weights: give a file's tensors our names, and put them into a backbone.
 
-A source is a file, a folder as Hugging Face writes it, ``zoo:NAME`` for weights that ship with the project, or
-a hub id ``org/name``. Every fault of a file is found before a weight is written, and told in one error.
+A source is a file, a folder as Hugging Face writes it, ``zoo:NAME`` for weights that ship with the project,
+or a hub id ``org/name``. Every fault of a file is found before a weight is written, and told in one error.
 """
 
 from __future__ import annotations
@@ -140,16 +140,12 @@ def _size_faults(backbone: Backbone, family: Family, state: dict[str, Tensor], s
         mend = f"use configs/_base_/backbones/{family.releases[release].config}.py"
     else:
         mend = "set " + ", ".join(f"backbone.{key}={held[key]}" for key in differ)
-    differences = ", ".join(f"{key} ({held[key]} in the file, {wanted[key]} in the config)" for key in differ)
+    label = f"{family.name} {release}" if release else family.name
+    theirs, ours = (", ".join(f"{key} {sizes[key]}" for key in differ) for sizes in (held, wanted))
     return [
-        f"{source}: this is a {family.name} {release or 'checkpoint of other sizes'} ({_sizes(held)}), but "
-        f"the config says {base or 'otherwise'} ({_sizes(wanted)}). They differ in {differences}: {mend}, or set "
-        "backbone.checkpoint to weights of the config's sizes."
+        f"{source}: this is a {label} checkpoint ({theirs}), but the config says {base or 'otherwise'} ({ours}): "
+        f"{mend}, or set backbone.checkpoint to weights of the config's sizes."
     ]
-
-
-def _sizes(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sizes.items())
 
 
 def _config_faults(backbone: Backbone, path: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Checkpoint formats as tables: which names a file holds, and which of our names each becomes.
 
-A table maps a name in the file to ours. ``#`` stands for a layer's number and ``*`` for the rest of the name, on
-both sides; ``{q,k,v}`` cuts a packed projection into equal parts along its first axis, and a final ``.T``
+A table maps a name in the file to ours. ``#`` stands for a layer's number and ``*`` for the rest of the name,
+on both sides; ``{q,k,v}`` cuts a packed projection into equal parts along its first axis, and a final ``.T``
 transposes a matrix.
 A new backbone adds a ``Family``: tables and a function that reads sizes from shapes.
 """

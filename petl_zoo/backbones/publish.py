@@ -36,7 +36,7 @@ def publish(checkpoint: Path, out: Path) -> Path:
         The path of the weights.
 
     Raises:
-        CheckpointError: there is no checkpoint or record, the run failed, or the checkpoint is no whole backbone.
+        CheckpointError: there is no checkpoint or record, the run failed, or the checkpoint holds no backbone.
         OSError: the folder cannot be written, or the disk is full.
     """
     if not checkpoint.is_file():
@@ -73,8 +73,8 @@ def _record(path: Path) -> Record:
 def _halved(state: Mapping[str, Tensor], kind: str, path: Path) -> dict[str, Tensor]:
     if kind not in FAMILIES or not all(mark in state for mark in OWN.marks):
         raise CheckpointError(
-            f"{path}: the checkpoint holds no whole {kind} under the project's names; its {len(state)} names begin "
-            f"with {listed(list(state)[:3])}. Publish a run of the tuner 'full': its checkpoints hold the backbone."
+            f"{path}: the checkpoint holds no whole {kind} under the project's names; its {len(state)} names "
+            f"begin with {listed(list(state)[:3])}. Publish a run of the tuner 'full': its checkpoints hold all."
         )
     half = {name: tensor.to(torch.float16).contiguous() for name, tensor in state.items()}
     broken = [name for name, tensor in half.items() if not tensor.isfinite().all()]

@@ -16,7 +16,7 @@ from .checkpoint import epoch_checkpoints
 from .config import assemble, default_work_dir, identity_of
 from .faults import ConfigError, RunError, report_faults
 from .identity import IDENTITY_NAME, differences
-from .merging import load, merge
+from .merging import load
 from .report import make_record, print_record
 from .runner import ZooRunner
 from .validate import validate
@@ -51,8 +51,7 @@ def checked(path: Path, overrides: dict[str, Any]) -> Config:
     Raises:
         ConfigError: everything that is wrong with it.
     """
-    cfg = load(path)
-    merge(cfg, overrides)
+    cfg = load(path, overrides)
     faults = validate(cfg, overrides)
     if faults:
         raise ConfigError(faults)

@@ -5,6 +5,7 @@ One sheet a style and one metadata file lie beside this module; ``ATTRIBUTION.md
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache
@@ -94,6 +95,12 @@ KINDS = {
 @cache
 def _metadata() -> dict[str, Any]:
     return json.loads((FOLDER / 'glyphs.json').read_text())
+
+
+@cache
+def metadata_hash() -> str:
+    """sha256 of the metadata file, which names packages and versions of all artwork."""
+    return hashlib.sha256((FOLDER / 'glyphs.json').read_bytes()).hexdigest()
 
 
 @cache

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from petl_zoo.data.classes import ClassNames
 from registry import DATASETS
 
-from .atlas import Concept, concepts, glyphs
+from .atlas import Concept, concepts, glyphs, metadata_hash
 from .render import View, render
 
 __all__ = ["PRETRAINING_STYLES", "TEMPLATES", "GlyphPairs"]
@@ -68,6 +68,7 @@ class GlyphPairs(Dataset):
             jitter: colour jitter, 0 to 1.
             ramp: share of the training after which the views are as free as they get.
         """
+        self.name, self.hash = "GlyphPairs", metadata_hash()
         self.length, self.size, self.negatives = length, size, negatives
         self.template_share, self.subgroup_share = template_share, subgroup_share
         self.jitter, self.ramp, self.progress = jitter, ramp, 1.0

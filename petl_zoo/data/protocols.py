@@ -1,0 +1,212 @@
+"""Protocols: which images are trained on, chosen by and tested on. Named, versioned, hashed and frozen.
+
+A protocol turns a data set into ``Parts``; two records may be compared only if their protocols' hashes are equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar
+
+from torch.utils.data import Dataset
+
+from registry import PROTOCOLS
+
+from .classification import Images, Item, Labelled, few_shot, halves
+from .glyphs.dataset import Glyphs, every_concept
+from .glyphs.pairs import PRETRAINING_STYLES, GlyphPairs
+
+__all__ = ["BaseToNew", "FewShot", "Parts", "Pretraining", "Protocol", "StyleShift"]
+
+VAL_SHOTS = 4  # images a class of the validation set, at most; CoOp's rule
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The sets of a protocol on one data set.
+
+    Attributes:
+        train: what is trained on; its ``classes`` are the training classes.
+        val: what settings are chosen by; no image or label of it is in ``test``.
+        test: what is reported, by name.
+    """
+
+    train: Dataset
+    val: Images | None
+    test: Mapping[str, Images]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """What all protocols share.
+
+    Attributes:
+        name: name in records and tables.
+        version: raised whenever the same options come to mean other images or metrics.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    @property
+    def hash(self) -> str:
+        """sha256 over name, version and options; the data set has its own hash."""
+        definition = {"name": self.name, "version": self.version, **asdict(self)}
+        return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+
+    def split(self, source: Any, seed: int) -> Parts:
+        """Make the sets; ``seed`` draws the shots.
+
+        Raises:
+            ValueError: the data set does not suit the protocol, or holds fewer images than the shots asked for.
+        """
+        raise NotImplementedError
+
+    def summary(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What the protocol adds to the metrics ``SET/METRIC``, as fractions."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shots(Protocol):
+    """A protocol whose training images are a few shots a class.
+
+    Attributes:
+        shots: training images a class; 0 takes all.
+        val_shots: validation images a class; by default min(shots, 4), or 4 where all images are trained on.
+    """
+
+    shots: int = 16
+    val_shots: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shots < 0:
+            raise ValueError(f"protocol.shots ({self.shots}) must be at least 0; 0 takes all training images")
+        if self.val_shots is not None and self.val_shots < 1:
+            raise ValueError(f"protocol.val_shots ({self.val_shots}) must be at least 1, or None")
+
+    def draw(self, source: Labelled, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+        """The shots of all classes for training and for validation."""
+        if not isinstance(source, Labelled):
+            raise ValueError(f"protocol {self.name} needs a labelled data set, not {type(source).__name__}")
+        val_shots = self.val_shots or min(self.shots or VAL_SHOTS, VAL_SHOTS)
+        train = few_shot(source.items["train"], self.shots, seed) if self.shots else source.items["train"]
+        return train, few_shot(source.items["val"], val_shots, seed)
+
+
+@PROTOCOLS.register_module()
+@dataclass(frozen=True, kw_only=True)
+class FewShot(_Shots):
+    """Train on a few shots of every class, test on all test images.
+
+    Source: Zhou et al. 2022 (CoOp), section 4.1. Their shots come from a seeded shuffle; ours from a hash.
+    """
+
+    name: ClassVar[str] = "few_shot"
+
+    def split(self, source: Labelled, seed: int) -> Parts:
+        train, val = self.draw(source, seed)
+        return Parts(
+            source.images(train, augment=True), source.images(val), {"test": source.images(source.items["test"])}
+        )
+
+
+@PROTOCOLS.register_module()
+@dataclass(frozen=True, kw_only=True)
+class BaseToNew(_Shots):
+    """Train on half of the classes, test on them and on the other half, each among themselves.
+
+    The base classes are the first ceil(C / 2) labels. Shots are drawn over all classes before the new ones are dropped.
+    On Glyphs with ``concepts`` the test images are other renderings of the drawings that the shots show, since a style
+    has one drawing of an object: base accuracy measures fitting, new accuracy measures what the tuner keeps.
+
+    Source: Zhou et al. 2022 (CoCoOp), section 4.1.
+    """
+
+    name: ClassVar[str] = "base_to_new"
+
+    def split(self, source: Labelled, seed: int) -> Parts:
+        train, val = self.draw(source, seed)
+        test = source.items["test"]
+        base, new = halves(test)
+
+        def keep(items: tuple[Item, ...], labels: set[int]) -> list[Item]:
+            return [item for item in items if item.label in labels]
+
+        return Parts(
+            source.images(keep(train, base), augment=True),
+            source.images(keep(val, base)),
+            {"base": source.images(keep(test, base)), "new": source.images(keep(test, new))},
+        )
+
+    def summary(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The harmonic mean of base and new accuracy; 0 where both are."""
+        base, new = metrics["base/accuracy"], metrics["new/accuracy"]
+        return {"harmonic_mean": 2 * base * new / (base + new) if base + new else 0.0}
+
+
+@PROTOCOLS.register_module()
+@dataclass(frozen=True, kw_only=True)
+class StyleShift(_Shots):
+    """Train on one artist's drawings, test on those and on other artists' drawings of the same objects.
+
+    The analogue of domain generalisation (ImageNet to its variants) on Glyphs. From ``flat``, ``fluent`` is a near
+    shift (the same drawings with shading), the others are far.
+
+    Attributes:
+        targets: the styles that are tested beside the data set's own.
+    """
+
+    name: ClassVar[str] = "style_shift"
+    targets: tuple[str, ...] = field(default=("fluent", "twemoji", "noto", "emojione"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "targets", tuple(self.targets))
+
+    def split(self, source: Labelled, seed: int) -> Parts:
+        if not isinstance(source, Glyphs):
+            raise ValueError(f"protocol {self.name} needs dataset.type='Glyphs', not {type(source).__name__}")
+        train, val = self.draw(source, seed)
+        styles = dict.fromkeys((source.style, *self.targets))
+        tests = {style: source.in_style(style) for style in styles}
+        return Parts(
+            source.images(train, augment=True),
+            source.images(val),
+            {style: other.images(other.items["test"]) for style, other in tests.items()},
+        )
+
+    def summary(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The mean accuracy over the target styles that are not the source's."""
+        names = [key for key in metrics if key.endswith("/accuracy") and key.split("/")[0] in self.targets]
+        return {"target_mean": sum(metrics[key] for key in names) / len(names)} if names else {}
+
+
+@PROTOCOLS.register_module()
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Protocol):
+    """Train a tiny backbone on Glyphs; test it without adaptation on every concept it was trained on.
+
+    One rendering of each concept in each style; ``flat`` and ``contrast`` were never trained on. Validation shows other
+    renderings of one training style.
+    """
+
+    name: ClassVar[str] = "pretraining"
+
+    def split(self, source: GlyphPairs, seed: int) -> Parts:
+        if not isinstance(source, GlyphPairs):
+            raise ValueError(f"protocol {self.name} needs dataset.type='GlyphPairs', not {type(source).__name__}")
+        tests = (*PRETRAINING_STYLES, "flat", "contrast")
+        return Parts(
+            source,
+            every_concept("twemoji", size=source.size, tag="val"),
+            {style: every_concept(style, size=source.size) for style in tests},
+        )
+
+    def summary(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The mean accuracy over the styles that were trained on."""
+        seen = [metrics[f"{style}/accuracy"] for style in PRETRAINING_STYLES]
+        return {"seen_styles": sum(seen) / len(seen)}
