@@ -100,7 +100,13 @@ def inspect_checkpoint(backbone: Backbone | Mapping[str, Any], source: str | Pat
 
 def _prepare(backbone: Backbone, source: str, allow_missing: Sequence[str] = ()) -> _Prepared:
     """Read and convert a source, and compare it with the backbone; the tensors stay views of the file's."""
-    family = FAMILIES[type(backbone).__name__]
+    kinds = [kind.__name__ for kind in type(backbone).__mro__ if kind.__name__ in FAMILIES]
+    if not kinds:
+        raise CheckpointError(
+            f"{source}: no checkpoint format of {type(backbone).__name__} is known; known are those of "
+            f"{listed(FAMILIES)}. Add a Family to petl_zoo.backbones.formats.FAMILIES."
+        )
+    family = FAMILIES[kinds[0]]
     files = locate(source)
     state: dict[str, Tensor] = {}
     for file in files:
@@ -127,8 +133,8 @@ def _size_faults(backbone: Backbone, family: Family, state: dict[str, Tensor], s
     wanted = family.sizes(own)
     try:
         held = family.sizes(state)
-    except KeyError:
-        return []  # A missing tensor: the names tell.
+    except (KeyError, IndexError, ValueError):
+        return []  # A tensor is missing or has another number of axes: the names tell.
     for stream in backbone.streams:
         wanted[f"{stream}_heads"] = next(layer.spec.heads for _, layer in backbone.layers(stream))
     # The image size is no fault by itself: positions are resized.
@@ -136,15 +142,15 @@ def _size_faults(backbone: Backbone, family: Family, state: dict[str, Tensor], s
     if not differ:
         return []
     release, base = family.release(held), family.release(wanted)
-    if release and release != base:
+    if release:
         mend = f"use configs/_base_/backbones/{family.releases[release].config}.py"
     else:
         mend = "set " + ", ".join(f"backbone.{key}={held[key]}" for key in differ)
     label = f"{family.name} {release}" if release else family.name
     theirs, ours = (", ".join(f"{key} {sizes[key]}" for key in differ) for sizes in (held, wanted))
     return [
-        f"{source}: this is a {label} checkpoint ({theirs}), but the config says {base or 'otherwise'} ({ours}): "
-        f"{mend}, or set backbone.checkpoint to weights of the config's sizes."
+        f"{source}: this is a {label} checkpoint ({theirs}), but the config says {base or 'otherwise'} "
+        f"({ours}): {mend}, or set backbone.checkpoint to weights of the config's sizes."
     ]
 
 

@@ -75,10 +75,10 @@ class CLIP(Backbone):
         self.text_norm = nn.LayerNorm(text_width)
         self.text_proj = nn.Linear(text_width, embed_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-        self.init_weights()
+        self.reset_parameters()
 
     @torch.no_grad()
-    def init_weights(self) -> None:
+    def reset_parameters(self) -> None:
         """Initialise for pretraining as CLIP's paper does: scaled by width and depth, so that the stream keeps its size."""
         for tower, width in ((self.vision, self.streams["vision"].width), (self.text, self.streams["text"].width)):
             out = width**-0.5 * (2 * len(tower)) ** -0.5

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .formats import FAMILIES, OWN
+from .formats import FAMILIES
 from .sources import CheckpointError, listed, read_state
 
 __all__ = ["publish"]
@@ -36,7 +36,7 @@ def publish(checkpoint: Path, out: Path) -> Path:
         The path of the weights.
 
     Raises:
-        CheckpointError: there is no checkpoint or record, the run failed, or the checkpoint holds no backbone.
+        CheckpointError: no checkpoint or record, a run that failed, or a checkpoint without a backbone.
         OSError: the folder cannot be written, or the disk is full.
     """
     if not checkpoint.is_file():
@@ -45,8 +45,9 @@ def publish(checkpoint: Path, out: Path) -> Path:
         )
     record = _record(checkpoint.parent / "record.json")
     kind = record["components"]["backbone"]["type"]
-    state = _halved(read_state(checkpoint), kind, checkpoint)
-    sizes = FAMILIES[kind].sizes(state)
+    full = read_state(checkpoint)
+    sizes = _sizes(full, kind, checkpoint)
+    state = _halved(full, checkpoint)
     metadata = {"format": "pt", "family": kind, "record": record["id"], "sizes": json.dumps(sizes)}
     weights = safetensors.torch.save(state, metadata)
     out.mkdir(parents=True, exist_ok=True)
@@ -70,17 +71,24 @@ def _record(path: Path) -> Record:
     return record
 
 
-def _halved(state: Mapping[str, Tensor], kind: str, path: Path) -> dict[str, Tensor]:
-    if kind not in FAMILIES or not all(mark in state for mark in OWN.marks):
+def _sizes(state: Mapping[str, Tensor], kind: str, path: Path) -> dict[str, int]:
+    try:
+        return FAMILIES[kind].sizes(state)
+    except KeyError as error:
         raise CheckpointError(
-            f"{path}: the checkpoint holds no whole {kind} under the project's names; its {len(state)} names "
-            f"begin with {listed(list(state)[:3])}. Publish a run of the tuner 'full': its checkpoints hold all."
-        )
+            f"{path}: the checkpoint holds no whole {kind} under the project's names ({error} is missing); "
+            f"its {len(state)} names begin with {listed(list(state)[:3])}. Publish a run of the tuner 'full', "
+            "whose files hold all."
+        ) from error
+
+
+def _halved(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     half = {name: tensor.to(torch.float16).contiguous() for name, tensor in state.items()}
     broken = [name for name, tensor in half.items() if not tensor.isfinite().all()]
     if broken:
         raise CheckpointError(
-            f"{path}: not finite in fp16 (at most 65504): {', '.join(broken)}. The training diverged."
+            f"{path}: not finite in fp16 (at most 65504): {listed(broken)}. The training "
+            "diverged; see its log."
         )
     return half
 

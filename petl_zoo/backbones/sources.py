@@ -125,8 +125,9 @@ def _download(hub_id: str) -> Path:
                 reason = str(error).strip().split("\n")[0]
                 break
     raise CheckpointError(
-        f"{hub_id}: no such path here, and as a hub id it cannot be fetched: {reason}. Where there is "
-        f"a network, run 'hf download {hub_id} --local-dir DIR', copy DIR here, and set backbone.checkpoint=DIR."
+        f"{hub_id}: no such path here, and as a hub id it cannot be fetched: {reason}. Where "
+        f"there is a network, run 'hf download {hub_id} --local-dir DIR', copy DIR here, and set "
+        "backbone.checkpoint=DIR."
     )
 
 
@@ -182,7 +183,8 @@ def _damaged(path: Path, error: Exception) -> str:
     return (
         f"{path}: the file ({path.stat().st_size:,} bytes) is truncated, damaged or no checkpoint "
         f"({type(error).__name__}: {reason}). Allowed are .safetensors, a state dict saved by "
-        "torch.save, and OpenAI's TorchScript archives. Get it again and compare its size and checksum with the publisher's."
+        "torch.save, and OpenAI's TorchScript archives. Get it again, and compare its size and checksum with "
+        "the publisher's."
     )
 
 

@@ -42,7 +42,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
             draft.unlink()
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint; only tensors and plain values are ever unpickled.
 
     Raises:
@@ -51,7 +51,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if not path.is_file():
         raise RunError(f"checkpoint: there is no file {path}; a run writes epoch_N.pth into its work dir")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError) as error:
         reason = str(error).split("\n", 1)[0]
         raise RunError(f"checkpoint: {path} is broken or no checkpoint ({reason}); use another file") from error

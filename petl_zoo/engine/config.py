@@ -7,8 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
+from .faults import ConfigError, Fault
 from .identity import config_hash, run_identity
 from .parts import split
 from .schedule import Runtime, Schedule
@@ -78,9 +80,14 @@ def assemble(
         return {"sets": {name.split("/")[-1]: loader(name, runtime.eval_batch_size, False) for name in names}}
 
     identity = identity_of(cfg)
+    if evaluate == "val" and parts.val is None:
+        raise ConfigError([Fault("protocol", "it has no validation set")])
     tests = [f"test/{name}" for name in parts.test] if evaluate == "test" else ["val"]
     validates = runtime.val_interval > 0 and parts.val is not None
     evaluator = {"type": "Accuracy"}
+    test_cfg: dict[str, Any] = {"type": "ProtocolTestLoop", "amp": runtime.amp}
+    if evaluate == "test":
+        test_cfg["protocol"] = cfg.get("protocol")
     assembled: dict[str, Any] = {
         "model": {
             "type": "VLModel",
@@ -101,7 +108,7 @@ def assemble(
         "val_cfg": {"type": "ProtocolValLoop", "amp": runtime.amp} if validates else None,
         "val_evaluator": evaluator if validates else None,
         "test_dataloader": sets(tests) if tests else None,
-        "test_cfg": {"type": "ProtocolTestLoop", "amp": runtime.amp} if tests else None,
+        "test_cfg": test_cfg if tests else None,
         "test_evaluator": evaluator if tests else None,
         "default_hooks": {
             "logger": {"type": "TrainLogger", "interval": runtime.log_interval},
@@ -124,7 +131,7 @@ def assemble(
         "load_from": None if load_from is None else str(load_from),
         "identity": {**identity, "hash": config_hash(identity)},
         "compile": runtime.compile,
-        "env_cfg": {"dist_cfg": {"backend": "nccl"}},
+        "env_cfg": {"dist_cfg": {"backend": "nccl" if torch.cuda.is_available() else "gloo"}},
     }
     assembled |= {key: cfg[key] for key in FREE_KEYS if key in cfg and key != "work_dir"}
     return Config(assembled, filename=cfg.filename)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -12,6 +15,7 @@ from rich.console import Console
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,22 @@ class ConfigError(ValueError):
         super().__init__(f"{count} in the config:\n" + "\n".join(f"  {fault}" for fault in faults))
 
 
+@contextmanager
+def blaming(section: str) -> Iterator[None]:
+    """Turn what a component raises over its options into a fault of its section.
+
+    A message that begins with a key, ``dataset.root (...)``, names the fault's key itself.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (ValueError, TypeError, OSError) as error:
+        key = re.match(rf"({section}\.\w+)[ :]+", str(error))
+        problem = str(error)[key.end() :] if key else str(error)
+        raise ConfigError([Fault(key[1] if key else section, problem)]) from error
+
+
 def did_you_mean(word: object, words: Iterable[str]) -> str:
     """The end of a sentence that proposes the nearest word, if one is near."""
     lower = {known.lower(): known for known in words}
@@ -62,6 +82,12 @@ def report_faults(act: Callable[[], object]) -> int:
     except (ConfigError, RunError) as error:
         console.print("[bold red]error:[/] ", end="")
         console.print(str(error), markup=False)
+        return BAD_INPUT
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        console.print("[bold red]error:[/] ", end="")
+        console.print(f"{error}; checkpoints are whole: free some space, then go on with --resume", markup=False)
         return BAD_INPUT
     except KeyboardInterrupt:
         command = shlex.join(["python", *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])

@@ -12,10 +12,10 @@ from mmengine.config import Config, DictAction
 
 from petl_zoo.results.record import RECORD_NAME, Record, write_record, write_text
 
-from .checkpoint import epoch_checkpoints
+from .checkpoint import epoch_checkpoints, read_checkpoint
 from .config import assemble, default_work_dir, identity_of
 from .faults import ConfigError, RunError, report_faults
-from .identity import IDENTITY_NAME, differences
+from .identity import IDENTITY_NAME, check_same_tuner, differences
 from .merging import load
 from .report import make_record, print_record
 from .runner import ZooRunner
@@ -78,7 +78,7 @@ def prepare_work_dir(cfg: Config, work_dir: Path, *, resume: bool) -> None:
     write_text(beside, json.dumps(identity, indent=2) + "\n")
     if not resume:
         for path in epoch_checkpoints(work_dir):
-            path.unlink()  # Of an earlier run of the same config, which this one repeats.
+            path.unlink(missing_ok=True)  # Of an earlier run of the same config, which this one repeats.
 
 
 def train(args: argparse.Namespace) -> Record | None:
@@ -92,25 +92,35 @@ def train(args: argparse.Namespace) -> Record | None:
 def test(args: argparse.Namespace) -> Record | None:
     """Evaluate a checkpoint, and write a record of it."""
     cfg = checked(args.config, overrides_of(args))
+    check_same_tuner(args.checkpoint, read_checkpoint(args.checkpoint)["meta"]["identity"], identity_of(cfg))
     work_dir = args.work_dir or args.checkpoint.resolve().parent / "test"
     return run(assemble(cfg, work_dir=work_dir, load_from=args.checkpoint, launcher=args.launcher), train=False)
 
 
-def run(assembled: Config, *, train: bool = True) -> Record | None:
-    """Run an assembled config.
+def fit(assembled: Config, *, train: bool = True) -> tuple[ZooRunner, dict[str, float]]:
+    """Train and evaluate.
 
     Args:
         train: whether to train before evaluating; a tuner that trains nothing is only evaluated.
 
     Returns:
-        The record; None for a config without a protocol, which has nothing to evaluate.
+        The runner, and the metrics; none for a config without a protocol, which has nothing to evaluate.
     """
     runner = ZooRunner.from_cfg(assembled)
     if train and runner.vl_model.roles:
         runner.train()
-    if runner.cfg["test_cfg"] is None:
+    return runner, {} if assembled["test_cfg"] is None else runner.test()
+
+
+def run(assembled: Config, *, train: bool = True) -> Record | None:
+    """Train and evaluate, write the record and print it.
+
+    Returns:
+        The record; None where nothing was evaluated.
+    """
+    runner, metrics = fit(assembled, train=train)
+    if not metrics:
         return None
-    metrics = runner.test()
     record = make_record(runner, metrics)
     if runner.rank == 0:
         path = Path(runner.work_dir) / RECORD_NAME

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader
 
-from registry import LOOPS
+from registry import LOOPS, PROTOCOLS
 
 from .optimizers import autocast
 
@@ -30,7 +30,7 @@ class _SetsLoop(BaseLoop):
         dataloader: Mapping[str, Any],
         evaluator: Evaluator | dict[str, Any] | list[dict[str, Any]],
         amp: bool = False,
-        summary: Callable[[dict[str, float]], dict[str, float]] | None = None,
+        protocol: dict[str, Any] | None = None,
     ) -> None:
         """Build a data loader for each set.
 
@@ -38,7 +38,7 @@ class _SetsLoop(BaseLoop):
             dataloader: ``sets``: a data loader's config by the set's name.
             evaluator: one evaluator; it serves the sets in turn.
             amp: evaluate under bfloat16 autocast.
-            summary: what a protocol adds to the metrics, such as a harmonic mean.
+            protocol: config of a protocol that adds to the metrics, such as a harmonic mean.
         """
         self._runner = runner
         self.loaders: dict[str, DataLoader] = {
@@ -46,13 +46,14 @@ class _SetsLoop(BaseLoop):
         }
         self.dataloader = next(iter(self.loaders.values()))
         self.evaluator = evaluator if isinstance(evaluator, Evaluator) else runner.build_evaluator(evaluator)
-        self.amp, self.summary = amp, summary
+        self.amp = amp
+        self.protocol = PROTOCOLS.build(dict(protocol)) if protocol else None
 
     def run(self) -> dict[str, float]:
         """Evaluate all sets.
 
         Returns:
-            metrics as fractions, in the protocol's order.
+                Metrics as fractions, the protocol's own first.
         """
         self._call("before", "")
         self._call("before", "_epoch")
@@ -61,8 +62,8 @@ class _SetsLoop(BaseLoop):
         for name, loader in self.loaders.items():
             self.dataloader = loader  # MMEngine's hooks ask the loop how long it is.
             metrics |= {f"{name}/{key}": float(value) for key, value in self._run_set(name, loader).items()}
-        if self.summary is not None:
-            metrics |= self.summary(metrics)
+        if self.protocol is not None:
+            metrics = self.protocol.summary(metrics) | metrics  # The headline first.
         self._call("after", "_epoch", metrics=metrics)
         self._call("after", "")
         return metrics

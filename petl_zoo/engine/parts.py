@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,43 +12,52 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from petl_zoo.data import Parts
 from petl_zoo.results.record import canonical_json
-from registry import DATASETS, FUNCTIONS, PROTOCOLS
+from registry import DATASETS, FUNCTIONS
 
-from .identity import plain
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The sets of a run without a protocol: all data are for training, and nothing is evaluated."""
-
-    train: Any
-    val: None = None
-    test: Mapping[str, Any] = field(default_factory=dict)
+from .faults import blaming
+from .identity import COMPONENTS, plain
 
 
-def split(dataset: Mapping[str, Any], protocol: Mapping[str, Any] | None, seed: int) -> Any:
-    """A protocol's training, validation and test sets on a data set."""
+def split(dataset: Mapping[str, Any], protocol: Mapping[str, Any] | None, seed: int) -> Parts:
+    """A protocol's sets on a data set; without a protocol all data are for training and nothing is evaluated.
+
+    Raises:
+        ConfigError: a file is missing or broken, or the data do not suffice for the protocol.
+    """
     return _split(canonical_json(plain(dataset)), canonical_json(plain(protocol)), seed)
 
 
 @lru_cache(maxsize=4)
-def _split(dataset: str, protocol: str, seed: int) -> Any:
-    data, chosen = DATASETS.build(json.loads(dataset)), json.loads(protocol)
-    return Parts(data) if chosen is None else PROTOCOLS.build(chosen).split(data, seed)
+def _split(dataset: str, protocol: str, seed: int) -> Parts:
+    data, rule = _built("dataset", dataset), _built("protocol", protocol)
+    if rule is None:
+        return Parts(data, None, {})
+    with blaming("protocol"):
+        return rule.split(data, seed)
+
+
+@lru_cache(maxsize=8)
+def _built(section: str, config: str) -> Any:
+    options = json.loads(config)
+    with blaming(section):
+        return None if options is None else COMPONENTS[section].build(options)
 
 
 def describe(dataset: Mapping[str, Any], protocol: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """What a record says of the protocol and the data."""
-    built, data = PROTOCOLS.build(dict(protocol)), DATASETS.build(dict(dataset))
-    parts = split(dataset, protocol, seed)
+    data, rule = (
+        _built(section, canonical_json(plain(config)))
+        for section, config in (("dataset", dataset), ("protocol", protocol))
+    )
     return {
-        "protocol": {"name": built.name, "version": built.version, "hash": built.hash},
+        "protocol": {"name": rule.name, "version": rule.version, "hash": rule.hash},
         "data": {
             "name": data.name,
             "hash": data.hash,
-            "num_train": len(parts.train),
-            "shots": getattr(built, "shots", None),
+            "num_train": len(split(dataset, protocol, seed).train),
+            "shots": getattr(rule, "shots", None) or None,  # 0 stands for all images.
         },
     }
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import barrier, master_only
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
@@ -18,20 +17,22 @@ from petl_zoo.model import VLModel
 from registry import RUNNERS
 
 from .checkpoint import FORMAT, newest_checkpoint, read_checkpoint, write_checkpoint
+from .faults import RunError
 from .identity import check_same_tuner
 
-# What MMEngine tells about itself and what a terminal need not show; the log file has it all.
-_TOLD = frozenset({"logger_hook", "hooks", "run", "runner_notice"})
-_NOTICES = ("FileClient", "HardDiskBackend", "has no metainfo", "The prefix is not set", "is a meta tensor")
+# Warnings of MMEngine about itself, which nobody who trains a tuner can act on.
+_NOTICES = ("FileClient", "HardDiskBackend", "has no metainfo")
 
 
 class _Calm(logging.Filter):
-    """Lets through a run's progress, and warnings that somebody can act on."""
+    """Lets a run's progress through to the terminal, and warnings that somebody can act on; the log file has it all."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
         if record.levelno >= logging.WARNING:
-            return not any(notice in record.getMessage() for notice in _NOTICES)
-        return record.module in _TOLD and not record.getMessage().startswith("Exp name")
+            return not any(notice in message for notice in _NOTICES)
+        ours = Path(record.pathname).parent == Path(__file__).parent
+        return ours or (record.module == "logger_hook" and not message.startswith("Exp name"))
 
 
 @RUNNERS.register_module()
@@ -92,10 +93,13 @@ class ZooRunner(Runner):
         Raises:
             RunError: the file cannot be read, or is of another tuner.
         """
-        checkpoint = read_checkpoint(Path(filename), "cpu")
+        checkpoint = read_checkpoint(Path(filename))
         check_same_tuner(Path(filename), checkpoint["meta"]["identity"], self.identity)
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
-        self.vl_model.load_trained_state(checkpoint["state_dict"])
+        try:
+            self.vl_model.load_trained_state(checkpoint["state_dict"])
+        except ValueError as error:
+            raise RunError(f"checkpoint: {filename}: {error}") from error
         self._has_loaded = True
         self.logger.info(f"Loaded {filename}")
         return checkpoint
@@ -125,6 +129,6 @@ class ZooRunner(Runner):
         self.logger.info(f"Resumed after epoch {checkpoint['meta']['epoch']}")
 
     def _log_env(self, env_cfg: Mapping[str, Any]) -> None:
-        """MMEngine's report on the machine goes to the log file alone; see ``_Calm``."""
-        super()._log_env(env_cfg)
-        self.logger.debug(f"threads: {torch.get_num_threads()}")
+        """Log the config; what MMEngine tells of the machine needs distutils, and the record has it."""
+        self.logger.debug(f"Environment: {dict(env_cfg)}")
+        self.logger.log(logging.DEBUG, f"Config:\n{self.cfg.pretty_text}")

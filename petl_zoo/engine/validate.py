@@ -13,8 +13,8 @@ from petl_zoo.backbones.checkpoints import inspect_checkpoint
 from petl_zoo.model import VLModel
 
 from .config import FREE_KEYS, SECTIONS, runtime_of
-from .faults import Fault, did_you_mean
-from .identity import COMPONENTS
+from .faults import ConfigError, Fault, did_you_mean
+from .identity import COMPONENTS, complete
 from .parts import split
 from .schedule import Runtime, Schedule
 from .signatures import component_faults, dataclass_faults, field_names
@@ -42,10 +42,12 @@ def validate(cfg: Config, overrides: Mapping[str, Any] | None = None) -> list[Fa
     if not broken & {"dataset", "protocol", "runtime"} and "dataset" in cfg:
         try:
             parts = split(cfg["dataset"], cfg.get("protocol"), runtime_of(cfg).seed)
-        except (ValueError, OSError) as error:
-            faults.append(Fault("dataset", str(error)))
+        except ConfigError as error:
+            faults += error.faults
     if not broken & {"backbone", "tuner", "head"} and {"backbone", "tuner", "head"} <= set(cfg):
         faults += _model_faults(cfg, parts)
+        if "dataset" in cfg and "dataset" not in broken:
+            faults += _size_faults(cfg)
     return [_from_command_line(fault, overrides or {}) for fault in faults]
 
 
@@ -87,6 +89,16 @@ def _model_faults(cfg: Config, parts: Any) -> Iterator[Fault]:
                 model.text(text, part.classes.names)
     except (ValueError, OSError) as error:
         yield Fault("backbone.tokenizer" if "tokenizer" in str(error) else "tuner", str(error))
+
+
+def _size_faults(cfg: Config) -> Iterator[Fault]:
+    backbone, dataset = (complete(cfg[section], COMPONENTS[section]) for section in ("backbone", "dataset"))
+    for key in ("image_size", "size"):
+        if key in dataset and dataset[key] != backbone.get("image_size", dataset[key]):
+            yield Fault(
+                f"dataset.{key}",
+                f"{dataset[key]} pixels, but backbone.image_size is {backbone['image_size']}: make them equal",
+            )
 
 
 def _blamed(message: str, cfg: Config) -> str:

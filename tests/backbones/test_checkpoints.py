@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel
 
-from petl_zoo.backbones import CLIP, TextBatch
+from petl_zoo.backbones import CLIP, Backbone, TextBatch
 from petl_zoo.backbones.checkpoints import CheckpointError, inspect_checkpoint, load_checkpoint
 from petl_zoo.backbones.embeddings import resize_positions
 from petl_zoo.backbones.formats import FAMILIES, clip_sizes
@@ -29,7 +29,8 @@ from petl_zoo.backbones.sources import locate
 ROOT = Path(__file__).resolve().parents[2]
 SIZES: dict[str, Any] = {
     "image_size": 40, "patch_size": 8, "vision_width": 48, "vision_layers": 3, "vision_heads": 3,
-    "text_width": 32, "text_layers": 2, "text_heads": 4, "context_length": 13, "vocabulary": 60, "embed_dim": 20,
+    "text_width": 32, "text_layers": 2, "text_heads": 4, "context_length": 13, "vocabulary": 60,
+    "embed_dim": 20,
 }  # fmt: skip
 State = dict[str, Tensor]
 
@@ -461,33 +462,31 @@ def test_wrong_heads_are_found_where_the_sizes_are_published_ones(tmp_path: Path
     assert inspect_checkpoint({"type": "CLIP"}, tmp_path / "base.pt") == []
     assert inspect_checkpoint({"type": "CLIP", "image_size": 320}, tmp_path / "base.pt") == []
     [fault] = inspect_checkpoint({"type": "CLIP", "text_heads": 16}, tmp_path / "base.pt")
-    assert "(text_heads 8), but the config says ViT-B/16 (text_heads 16)" in fault
-    assert "set backbone.text_heads=8" in fault
+    assert "a CLIP ViT-B/16 checkpoint (text_heads 8), but the config says otherwise (text_heads 16)" in fault
+    assert "use configs/_base_/backbones/clip_vit_b16.py" in fault
 
 
 @pytest.mark.parametrize(
-    ("sizes", "phrase"),
-    [
-        (
-            {"context_length": 16},
-            "(context_length 13), but the config says otherwise (context_length 16): set backbone.context_length=13",
-        ),
-        (
-            {"vision_layers": 4},
-            "(vision_layers 3), but the config says otherwise (vision_layers 4): set backbone.vision_layers=3",
-        ),
-        (
-            {"patch_size": 10},
-            "(patch_size 8), but the config says otherwise (patch_size 10): set backbone.patch_size=8",
-        ),
-    ],
+    ("key", "held", "wanted"), [("context_length", 13, 16), ("vision_layers", 3, 4), ("patch_size", 8, 10)]
 )
 def test_other_sizes_are_told_by_the_keys_of_the_config(
-    model: CLIPModel, tmp_path: Path, sizes: dict[str, int], phrase: str
+    model: CLIPModel, tmp_path: Path, key: str, held: int, wanted: int
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
-        load_checkpoint(make(**sizes), as_hugging_face_folder(model, model.state_dict(), tmp_path))
-    assert f"this is a CLIP checkpoint {phrase}, or set backbone.checkpoint" in str(caught.value)
+        load_checkpoint(make(**{key: wanted}), as_hugging_face_folder(model, model.state_dict(), tmp_path))
+    message = str(caught.value)
+    assert (
+        f"this is a CLIP checkpoint ({key} {held}), but the config says otherwise ({key} {wanted})" in message
+    )
+    assert (
+        f"set backbone.{key}={held}, or set backbone.checkpoint to weights of the config's sizes" in message
+    )
+
+
+def test_backbone_without_a_format_is_told(tmp_path: Path) -> None:
+    save(names("a"), tmp_path / "a.pt")
+    [fault] = inspect_checkpoint(Backbone(), tmp_path / "a.pt")
+    assert "no checkpoint format of Backbone is known; known are those of CLIP" in fault
 
 
 def test_heads_and_activation_are_compared_with_config_json(model: CLIPModel, tmp_path: Path) -> None:

@@ -1,0 +1,2 @@
+# Caltech101 with CoOp's split file; root holds the folders of all data sets.
+dataset = dict(type="SplitZhou", name="Caltech101", root="data")

@@ -1,0 +1,2 @@
+# Flowers102 with CoOp's split file; root holds the folders of all data sets.
+dataset = dict(type="SplitZhou", name="Flowers102", root="data")

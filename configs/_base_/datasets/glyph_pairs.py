@@ -1,0 +1,2 @@
+# Freshly rendered glyphs with their names, for pretraining; length is the images of an epoch.
+dataset = dict(type="GlyphPairs", length=25600)

@@ -1,0 +1,2 @@
+# StanfordCars with CoOp's split file; root holds the folders of all data sets.
+dataset = dict(type="SplitZhou", name="StanfordCars", root="data")

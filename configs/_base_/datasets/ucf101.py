@@ -1,0 +1,2 @@
+# UCF101 with CoOp's split file; root holds the folders of all data sets.
+dataset = dict(type="SplitZhou", name="UCF101", root="data")

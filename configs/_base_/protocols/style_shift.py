@@ -1,0 +1,2 @@
+# Train on one artist's drawings, test on others' too.
+protocol = dict(type="StyleShift", shots=16)
