@@ -12,5 +12,11 @@ with read_base():
 
 backbone.update(checkpoint=None, tokenizer="zoo:clip_tiny")
 head.update(label_smoothing=0.05)
-schedule.update(epochs=60, batch_size=128, lr=1.5e-3)
-runtime.update(log_interval=50)
+# 460,800 images in epochs of 200 steps. Muon needs about a third of AdamW's images for the same accuracy here.
+schedule.update(
+    epochs=18,
+    batch_size=128,
+    lr=3e-3,
+    optimizer=dict(type="MuonAdamW", muon_lr=0.03, weight_decay=0.05, betas=(0.9, 0.98)),
+)
+runtime.update(amp=True, log_interval=50)

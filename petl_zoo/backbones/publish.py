@@ -77,8 +77,8 @@ def _sizes(state: Mapping[str, Tensor], kind: str, path: Path) -> dict[str, int]
     except KeyError as error:
         raise CheckpointError(
             f"{path}: the checkpoint holds no whole {kind} under the project's names ({error} is missing); "
-            f"its {len(state)} names begin with {listed(list(state)[:3])}. Publish a run of the tuner 'full', "
-            "whose files hold all."
+            f"its {len(state)} names begin with {listed(list(state)[:3])}. Publish a run of the tuner "
+            "'full', whose files hold all."
         ) from error
 
 

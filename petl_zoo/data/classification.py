@@ -99,14 +99,20 @@ class Layout:
 # Source: the dataset instructions of CoOp and MaPLe. The other data sets of the suite have no such split file.
 LAYOUTS = {
     "Caltech101": Layout("caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json"),
-    "OxfordPets": Layout("oxford_pets", "images", "split_zhou_OxfordPets.json", "a photo of a {}, a type of pet."),
+    "OxfordPets": Layout(
+        "oxford_pets", "images", "split_zhou_OxfordPets.json", "a photo of a {}, a type of pet."
+    ),
     "StanfordCars": Layout("stanford_cars", "", "split_zhou_StanfordCars.json"),
-    "Flowers102": Layout("oxford_flowers", "jpg", "split_zhou_OxfordFlowers.json", "a photo of a {}, a type of flower."),
+    "Flowers102": Layout(
+        "oxford_flowers", "jpg", "split_zhou_OxfordFlowers.json", "a photo of a {}, a type of flower."
+    ),
     "Food101": Layout("food-101", "images", "split_zhou_Food101.json", "a photo of {}, a type of food."),
     "SUN397": Layout("sun397", "SUN397", "split_zhou_SUN397.json"),
     "DTD": Layout("dtd", "images", "split_zhou_DescribableTextures.json", "{} texture."),
     "EuroSAT": Layout("eurosat", "2750", "split_zhou_EuroSAT.json", "a centered satellite photo of {}."),
-    "UCF101": Layout("ucf101", "UCF-101-midframes", "split_zhou_UCF101.json", "a photo of a person doing {}."),
+    "UCF101": Layout(
+        "ucf101", "UCF-101-midframes", "split_zhou_UCF101.json", "a photo of a person doing {}."
+    ),
 }
 
 
@@ -172,7 +178,10 @@ def read_split(path: Path) -> tuple[dict[str, tuple[Item, ...]], str]:
         ) from error
     try:
         data = json.loads(content)
-        items = {part: tuple(Item(str(p), int(label), str(name)) for p, label, name in data[part]) for part in PARTS}
+        items = {
+            part: tuple(Item(str(p), int(label), str(name)) for p, label, name in data[part])
+            for part in PARTS
+        }
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"split file {path} must be JSON with train, val and test, each a list of [path, label, class name]: "
@@ -190,7 +199,9 @@ def relabel(items: Iterable[Item]) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     items = tuple(items)
     names = {item.label: item.name for item in items}
     place = {label: index for index, label in enumerate(sorted(names))}
-    return tuple(item._replace(label=place[item.label]) for item in items), tuple(names[label] for label in sorted(names))
+    return tuple(item._replace(label=place[item.label]) for item in items), tuple(
+        names[label] for label in sorted(names)
+    )
 
 
 def halves(items: Iterable[Item]) -> tuple[set[int], set[int]]:

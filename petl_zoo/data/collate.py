@@ -24,7 +24,9 @@ def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """
     classes = samples[0]["classes"]
     if any(sample["classes"] is not classes and sample["classes"] != classes for sample in samples):
-        raise ValueError("the samples of a batch must share their class names; a data set per class list keeps them apart")
+        raise ValueError(
+            "the samples of a batch must share their class names; a data set per class list keeps them apart"
+        )
     return {
         "images": torch.stack([sample["images"] for sample in samples]),
         "labels": torch.tensor([sample["labels"] for sample in samples]),

@@ -110,7 +110,9 @@ class FewShot(_Shots):
     def split(self, source: Labelled, seed: int) -> Parts:
         train, val = self.draw(source, seed)
         return Parts(
-            source.images(train, augment=True), source.images(val), {"test": source.images(source.items["test"])}
+            source.images(train, augment=True),
+            source.images(val),
+            {"test": source.images(source.items["test"])},
         )
 
 
@@ -198,7 +200,9 @@ class Pretraining(Protocol):
 
     def split(self, source: GlyphPairs, seed: int) -> Parts:
         if not isinstance(source, GlyphPairs):
-            raise ValueError(f"protocol {self.name} needs dataset.type='GlyphPairs', not {type(source).__name__}")
+            raise ValueError(
+                f"protocol {self.name} needs dataset.type='GlyphPairs', not {type(source).__name__}"
+            )
         tests = (*PRETRAINING_STYLES, "flat", "contrast")
         return Parts(
             source,

@@ -45,7 +45,10 @@ class FileReader:
         """
         bicubic = v2.InterpolationMode.BICUBIC
         if augment:
-            crop = [v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=bicubic), v2.RandomHorizontalFlip()]
+            crop = [
+                v2.RandomResizedCrop(size, scale=(0.08, 1.0), interpolation=bicubic),
+                v2.RandomHorizontalFlip(),
+            ]
         else:
             crop = [v2.Resize(size, interpolation=bicubic), v2.CenterCrop(size)]
         after = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))]
@@ -67,6 +70,10 @@ class FileReader:
             with Image.open(path) as image:
                 return self.transform(image.convert("RGB"))
         except FileNotFoundError:
-            raise ValueError(f"image {path} does not exist: unpack the data set there, or set dataset.root") from None
+            raise ValueError(
+                f"image {path} does not exist: unpack the data set there, or set dataset.root"
+            ) from None
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"image {path} cannot be read ({error}): replace the file, it may be truncated") from error
+            raise ValueError(
+                f"image {path} cannot be read ({error}): replace the file, it may be truncated"
+            ) from error

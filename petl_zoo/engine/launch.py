@@ -107,6 +107,11 @@ def fit(assembled: Config, *, train: bool = True) -> tuple[ZooRunner, dict[str, 
         The runner, and the metrics; none for a config without a protocol, which has nothing to evaluate.
     """
     runner = ZooRunner.from_cfg(assembled)
+    count, identity = runner.vl_model.count(), runner.identity["config"]
+    runner.logger.info(
+        f"{identity['tuner']['type']} on {identity['backbone']['type']}: {count.trainable:,} of {count.total:,} "
+        f"parameters are trained; work dir {runner.work_dir}"
+    )
     if train and runner.vl_model.roles:
         runner.train()
     return runner, {} if assembled["test_cfg"] is None else runner.test()

@@ -32,7 +32,8 @@ class _Calm(logging.Filter):
         if record.levelno >= logging.WARNING:
             return not any(notice in message for notice in _NOTICES)
         ours = Path(record.pathname).parent == Path(__file__).parent
-        return ours or (record.module == "logger_hook" and not message.startswith("Exp name"))
+        # The table at the end has what was tested.
+        return ours or (record.module == "logger_hook" and not message.startswith(("Exp name", "Epoch(test)")))
 
 
 @RUNNERS.register_module()

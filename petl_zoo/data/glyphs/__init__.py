@@ -5,4 +5,15 @@ from __future__ import annotations
 from .atlas import STYLES, Concept, concept_index, concepts, glyphs
 from .render import MEAN, STD, View, draws_for, render
 
-__all__ = ['MEAN', 'STD', 'STYLES', 'Concept', 'View', 'concept_index', 'concepts', 'draws_for', 'glyphs', 'render']
+__all__ = [
+    "MEAN",
+    "STD",
+    "STYLES",
+    "Concept",
+    "View",
+    "concept_index",
+    "concepts",
+    "draws_for",
+    "glyphs",
+    "render",
+]

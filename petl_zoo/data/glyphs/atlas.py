@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ['STYLES', 'Concept', 'concept_index', 'concepts', 'glyphs']
+__all__ = ["STYLES", "Concept", "concept_index", "concepts", "glyphs"]
 
 FOLDER = Path(__file__).parent
-STYLES = ('twemoji', 'noto', 'noto1', 'emojione', 'fluent', 'flat', 'contrast')
+STYLES = ("twemoji", "noto", "noto1", "emojione", "fluent", "flat", "contrast")
 
 
 @dataclass(frozen=True)
@@ -57,57 +57,59 @@ class Concept:
     @property
     def kind(self) -> str:
         """The subgroup as a caption says it: ``food-fruit`` is ``fruit``."""
-        return KINDS.get(self.subgroup) or self.subgroup.split('-')[-1]
+        return KINDS.get(self.subgroup) or self.subgroup.split("-")[-1]
 
 
 # How a caption names a subgroup whose last word does not say it.
 KINDS = {
-    'animal-amphibian': 'amphibian',
-    'animal-marine': 'sea animal',
-    'arts-crafts': 'craft material',
-    'award-medal': 'award',
-    'book-paper': 'book or paper',
-    'computer': 'computer part',
-    'event': 'party decoration',
-    'food-asian': 'asian food',
-    'food-prepared': 'prepared food',
-    'food-sweet': 'sweet food',
-    'household': 'household object',
-    'light-video': 'light or camera',
-    'mail': 'mail',
-    'medical': 'medical object',
-    'money': 'money',
-    'office': 'office supply',
-    'other-object': 'strange object',
-    'place-geographic': 'landscape',
-    'place-other': 'scenery',
-    'place-religious': 'religious building',
-    'plant-other': 'plant',
-    'science': 'laboratory device',
-    'sport': 'sports equipment',
-    'transport-air': 'aircraft',
-    'transport-ground': 'land vehicle',
-    'transport-water': 'boat',
-    'writing': 'writing tool',
+    "animal-amphibian": "amphibian",
+    "animal-marine": "sea animal",
+    "arts-crafts": "craft material",
+    "award-medal": "award",
+    "book-paper": "book or paper",
+    "computer": "computer part",
+    "event": "party decoration",
+    "food-asian": "asian food",
+    "food-prepared": "prepared food",
+    "food-sweet": "sweet food",
+    "household": "household object",
+    "light-video": "light or camera",
+    "mail": "mail",
+    "medical": "medical object",
+    "money": "money",
+    "office": "office supply",
+    "other-object": "strange object",
+    "place-geographic": "landscape",
+    "place-other": "scenery",
+    "place-religious": "religious building",
+    "plant-other": "plant",
+    "science": "laboratory device",
+    "sport": "sports equipment",
+    "transport-air": "aircraft",
+    "transport-ground": "land vehicle",
+    "transport-water": "boat",
+    "writing": "writing tool",
 }
 
 
 @cache
 def _metadata() -> dict[str, Any]:
-    return json.loads((FOLDER / 'glyphs.json').read_text())
+    return json.loads((FOLDER / "glyphs.json").read_text())
 
 
 @cache
 def metadata_hash() -> str:
     """sha256 of the metadata file, which names packages and versions of all artwork."""
-    return hashlib.sha256((FOLDER / 'glyphs.json').read_bytes()).hexdigest()
+    return hashlib.sha256((FOLDER / "glyphs.json").read_bytes()).hexdigest()
 
 
 @cache
 def concepts() -> tuple[Concept, ...]:
     """All concepts, in the order of the sheets."""
-    rows = _metadata()['concepts']
-    return tuple(Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows)
+    rows = _metadata()["concepts"]
+    return tuple(
+        Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows
+    )
 
 
 @cache
@@ -130,10 +132,12 @@ def glyphs(style: str) -> Tensor:
         ValueError: no such style.
     """
     if style not in STYLES:
-        raise ValueError(f'no glyph style {style!r}; the atlas has {", ".join(STYLES)}')
-    size, columns = _metadata()['size'], _metadata()['columns']
-    sheet = np.asarray(Image.open(FOLDER / f'{style}.webp').convert('RGBA'))
-    cells = sheet.reshape(-1, size, columns, size, 4).transpose(0, 2, 4, 1, 3)  # (rows, columns, 4, size, size)
+        raise ValueError(f"no glyph style {style!r}; the atlas has {', '.join(STYLES)}")
+    size, columns = _metadata()["size"], _metadata()["columns"]
+    sheet = np.asarray(Image.open(FOLDER / f"{style}.webp").convert("RGBA"))
+    cells = sheet.reshape(-1, size, columns, size, 4).transpose(
+        0, 2, 4, 1, 3
+    )  # (rows, columns, 4, size, size)
     straight = torch.from_numpy(cells.reshape(-1, 4, size, size)[: len(concepts())].copy())
     coverage = straight[:, 3:].float() / 255
     premultiplied = (straight[:, :3].float() * coverage).round().to(torch.uint8)

@@ -77,7 +77,9 @@ class GlyphPairs(Dataset):
         self.classes = ClassNames(tuple(concept.name for concept in self.concepts))
         self.kinds = sorted({concept.kind for concept in self.concepts})
         self.kind_of = torch.tensor([self.kinds.index(concept.kind) for concept in self.concepts])
-        drawn = [(style, label) for style in styles for label, c in enumerate(self.concepts) if style in c.styles]
+        drawn = [
+            (style, label) for style in styles for label, c in enumerate(self.concepts) if style in c.styles
+        ]
         self.labels = torch.tensor([label for _, label in drawn])
         self.glyphs = torch.stack([glyphs(style)[seen[label]] for style, label in drawn])  # (P, 4, 64, 64)
 
@@ -93,7 +95,11 @@ class GlyphPairs(Dataset):
         """The views of this moment."""
         free = min(1.0, self.progress / self.ramp) if self.ramp else 1.0
         full = View()
-        return View(scale=(1 - free * (1 - full.scale[0]), 1.0), rotation=free * full.rotation, jitter=free * self.jitter)
+        return View(
+            scale=(1 - free * (1 - full.scale[0]), 1.0),
+            rotation=free * full.rotation,
+            jitter=free * self.jitter,
+        )
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]

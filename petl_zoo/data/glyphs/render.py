@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['DRAWS', 'MEAN', 'STD', 'TEST_VIEW', 'TRAIN_VIEW', 'View', 'draws_for', 'render']
+__all__ = ["DRAWS", "MEAN", "STD", "TEST_VIEW", "TRAIN_VIEW", "View", "draws_for", "render"]
 
 MEAN, STD = 0.5, 0.25  # of every channel, for glyphs and the tiny backbones trained on them
 DRAWS = 19  # uniform numbers that decide one image
 
 # Background colours that are not white; a caption may name them.
 COLOURS = {
-    'gray': (150, 150, 150),
-    'red': (225, 80, 80),
-    'green': (110, 190, 110),
-    'blue': (100, 140, 225),
-    'yellow': (240, 220, 110),
-    'purple': (165, 110, 200),
-    'pink': (245, 180, 205),
-    'orange': (245, 165, 85),
-    'black': (35, 35, 40),
+    "gray": (150, 150, 150),
+    "red": (225, 80, 80),
+    "green": (110, 190, 110),
+    "blue": (100, 140, 225),
+    "yellow": (240, 220, 110),
+    "purple": (165, 110, 200),
+    "pink": (245, 180, 205),
+    "orange": (245, 165, 85),
+    "black": (35, 35, 40),
 }
 _WHITE, _BLACK = 0.98, 0.15
 
@@ -65,7 +65,7 @@ def draws_for(paths: Sequence[str]) -> Tensor:
     """
     rows = []
     for path in paths:
-        seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], 'big') >> 1
+        seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") >> 1
         rows.append(torch.rand(DRAWS, generator=torch.Generator().manual_seed(seed)))
     return torch.stack(rows) if rows else torch.empty(0, DRAWS)
 
