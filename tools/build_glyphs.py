@@ -1,9 +1,10 @@
-"""Build the Glyphs atlas from npm packages of emoji artwork (developers only; users need neither npm nor a network).
+"""Build the Glyphs atlas from npm packages of emoji artwork (a developer's tool).
 
     python tools/build_glyphs.py                        # installs the packages in a temporary folder
     python tools/build_glyphs.py --packages DIR         # uses DIR/node_modules
 
-Needs npm, resvg_py and Pillow. Writes one sheet a style, ``glyphs.json`` and the split files to petl_zoo/data/glyphs.
+Needs npm, resvg_py and Pillow. Writes one sheet a style, ``glyphs.json`` and the split files to
+petl_zoo/data/glyphs.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ SKIPPED_NAMES = {"chart decreasing"}  # mirrored, it is 'chart increasing'
 # Never seen in pretraining, so that adaptation to new concepts can be measured.
 HELD_OUT_SUBGROUPS = {"plant-flower", "animal-bug", "musical-instrument"}
 
-# The shipped splits. Test sets hold at most 1,000 images: a standard error of about 1.5 points, seconds to evaluate.
+# The shipped splits. Test sets hold at most 1,000 images: a standard error of about 1.5 points, seconds to
+# evaluate.
 MIN_OBJECTS = 6  # of a subgroup that is a class
 PER_SUBGROUP = {"train": 32, "val": 8, "test": 20}  # images
 SEEN_CONCEPTS, UNSEEN_CONCEPTS = (
@@ -70,19 +72,42 @@ PER_CONCEPT = {"train": 16, "val": 4, "test": 12}  # images
 
 # Labels that name an activity or a state, or that are odd in "a photo of a ...".
 RENAMED = {
-    'badminton': 'badminton racket', 'bowling': 'bowling ball', 'building construction': 'construction site',
-    'camping': 'camping site', 'chart increasing': 'line chart',
-    'construction': 'construction barrier', 'cooking': 'frying pan', 'cricket game': 'cricket bat',
-    'ewe': 'sheep', 'field hockey': 'field hockey stick', 'flower playing cards': 'flower playing card',
-    'foggy': 'foggy city', 'goal net': 'soccer goal', 'ice hockey': 'ice hockey stick',
-    'lacrosse': 'lacrosse stick', 'link': 'chain link', 'locked': 'closed lock', 'locked with key': 'lock and key',
-    'locked with pen': 'lock and pen', 'mahjong red dragon': 'mahjong tile', 'mans shoe': 'dress shoe',
-    'night with stars': 'starry night', 'performing arts': 'theater masks', 'pick': 'pickaxe',
-    'ping pong': 'ping pong paddle', 'pool 8 ball': 'billiard ball', 'pouring liquid': 'poured drink',
-    'rescue workers helmet': 'rescue helmet', 'tennis': 'tennis racket', 'unlocked': 'open lock',
-    'wedding': 'wedding chapel', 'womans boot': 'tall boot', 'womans clothes': 'blouse',
-    'womans hat': 'sun hat', 'womans sandal': 'heeled sandal',
-}  # fmt: skip
+    "badminton": "badminton racket",
+    "bowling": "bowling ball",
+    "building construction": "construction site",
+    "camping": "camping site",
+    "chart increasing": "line chart",
+    "construction": "construction barrier",
+    "cooking": "frying pan",
+    "cricket game": "cricket bat",
+    "ewe": "sheep",
+    "field hockey": "field hockey stick",
+    "flower playing cards": "flower playing card",
+    "foggy": "foggy city",
+    "goal net": "soccer goal",
+    "ice hockey": "ice hockey stick",
+    "lacrosse": "lacrosse stick",
+    "link": "chain link",
+    "locked": "closed lock",
+    "locked with key": "lock and key",
+    "locked with pen": "lock and pen",
+    "mahjong red dragon": "mahjong tile",
+    "mans shoe": "dress shoe",
+    "night with stars": "starry night",
+    "performing arts": "theater masks",
+    "pick": "pickaxe",
+    "ping pong": "ping pong paddle",
+    "pool 8 ball": "billiard ball",
+    "pouring liquid": "poured drink",
+    "rescue workers helmet": "rescue helmet",
+    "tennis": "tennis racket",
+    "unlocked": "open lock",
+    "wedding": "wedding chapel",
+    "womans boot": "tall boot",
+    "womans clothes": "blouse",
+    "womans hat": "sun hat",
+    "womans sandal": "heeled sandal",
+}
 
 # Names whose article cannot be read off their first and last letters.
 SINGULAR = {"rhinoceros"}
@@ -103,7 +128,7 @@ def key(hexcode: str) -> str:
 def clean(label: str) -> str:
     """A label as a caption uses it: lower case, letters, digits and inner hyphens."""
     label = label.lower().replace("ñ", "n").replace("é", "e").replace("ã", "a")
-    label = re.sub(r"\(.*?\)", "", re.sub("[’“”']", "", label))
+    label = re.sub(r"\(.*?\)", "", re.sub("[\u2019\u201c\u201d']", "", label))
     return re.sub(r"\s+", " ", re.sub(r"[^a-z0-9 -]+", " ", label)).strip()
 
 
@@ -248,7 +273,7 @@ def split_subgroups(concepts: list[Concept]) -> dict[str, list[Row]]:
 
 
 def split_concepts(concepts: list[Concept]) -> dict[str, list[Row]]:
-    """Classes are objects that all of the coloured styles but noto1 draw; the parts are different renderings."""
+    """Classes are objects that all coloured styles but noto1 draw; the parts are different renderings."""
     drawn = [c for c in concepts if set(c.styles) >= {"flat", "fluent", "twemoji", "noto", "emojione"}]
     seen = sorted((c for c in drawn if c.pretrain), key=lambda c: order(c.id))[:SEEN_CONCEPTS]
     unseen = sorted((c for c in drawn if not c.pretrain), key=lambda c: order(c.id))[:UNSEEN_CONCEPTS]

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor, nn
 
 from .plan import NOTHING, StreamPlan
@@ -99,8 +98,3 @@ class Backbone(nn.Module):
     def encode_text(self, text: TextBatch, plan: StreamPlan = NOTHING) -> Tensor:
         """Text features before normalisation: (C, E), or (G, C, E) where the plan's context has one set an image."""
         raise NotImplementedError
-
-    @torch.no_grad()
-    def load_official(self, state: dict[str, Tensor]) -> None:
-        """Load a converted state dict, resizing positions; see ``checkpoints.load_checkpoint``."""
-        self.load_state_dict(state)

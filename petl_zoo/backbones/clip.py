@@ -143,7 +143,8 @@ class CLIP(Backbone):
         cursor = Cursor(1 + slots)
         run = Run("text", [(plan, cursor)], causal=True)
         if shared:
-            y = self.text.forward_shared(head[:, 0].expand(groups, -1, -1), tail, text.end - shared, run)
+            total = text.total - shared * len(text.end)
+            y = self.text.forward_shared(head[:, 0].expand(groups, -1, -1), tail, text.end - shared, total, run)
         else:
 
             def end() -> Tensor:

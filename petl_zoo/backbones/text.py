@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Protocol
 
 import torch
@@ -39,6 +40,7 @@ class TextBatch:
         end: (C,), position of each text's end token.
         shared: number of leading tokens that are equal in all texts and before every end token.
         shared_slots: how many of the n slots lie within the shared tokens.
+        total: number of tokens of all texts, the pad apart.
     """
 
     ids: Tensor
@@ -46,10 +48,11 @@ class TextBatch:
     end: Tensor
     shared: int
     shared_slots: int
+    total: int
 
-    def to(self, device: torch.device | str) -> TextBatch:
+    def to(self, device: torch.device) -> TextBatch:
         """This batch on another device; itself if it is there already."""
-        if self.ids.device == torch.device(device):
+        if self.ids.device == device:
             return self
         return replace(self, ids=self.ids.to(device), slots=self.slots.to(device), end=self.end.to(device))
 
@@ -68,8 +71,12 @@ def tokenize(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> TextB
         names: class names; underscores are read as blanks, as everywhere in the field.
 
     Raises:
-        ValueError: a text is longer than the tokenizer's context; the message names it.
+        ValueError: no names, a template without ``{}``, or a text longer than the tokenizer's context; the message names it.
     """
+    if not names:
+        raise ValueError("there are no class names to tokenise")
+    if template.count("{}") != 1 or template.replace("{}", "").count("{"):
+        raise ValueError(f"the template {template!r} must have one '{{}}', the place of the class name, and no other brace")
     rows, slot_rows = [], []
     for name in names:
         row, slots = [tokenizer.start], []
@@ -92,8 +99,7 @@ def tokenize(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> TextB
     length = max(map(len, rows))
     ids = torch.tensor([row + [tokenizer.pad] * (length - len(row)) for row in rows])
     end = torch.tensor([len(row) - 1 for row in rows])
-    shared = 0
-    while shared < min(map(len, rows)) - 1 and len({(row[shared], shared in s) for row, s in zip(rows, slot_rows, strict=True)}) == 1:
-        shared += 1
+    marked = [[(token, i in slots) for i, token in enumerate(row[:-1])] for row, slots in zip(rows, slot_rows, strict=True)]
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*marked, strict=False)))
     shared_slots = sum(slot < shared for slot in slot_rows[0])
-    return TextBatch(ids, torch.tensor(slot_rows, dtype=torch.long), end, shared, shared_slots)
+    return TextBatch(ids, torch.tensor(slot_rows, dtype=torch.long), end, shared, shared_slots, sum(map(len, rows)))

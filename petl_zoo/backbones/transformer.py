@@ -104,17 +104,20 @@ class Packing:
     sequences side by side, (C, S), S the longest.
     """
 
-    def __init__(self, lengths: Tensor, longest: int) -> None:
+    def __init__(self, lengths: Tensor, longest: int, total: int) -> None:
         """Lay out sequences.
 
         Args:
             lengths: (C,), tokens of each sequence.
-            longest: S, their maximum, as a number, so that no device is asked for it.
+            longest: S, their maximum.
+            total: T, their sum; like ``longest`` as a number, so that no device is asked for it.
         """
         self.count, self.longest = len(lengths), longest
         self.first = lengths.cumsum(0) - lengths  # (C,), where each sequence begins
-        real = torch.arange(longest, device=lengths.device) < lengths[:, None]  # (C, S)
-        self.places = real.flatten().nonzero()[:, 0]  # (T,) -> C S
+        index = torch.arange(self.count, device=lengths.device)
+        sequence = torch.repeat_interleave(index, lengths, output_size=total)  # (T,)
+        column = torch.arange(total, device=lengths.device) - self.first[sequence]
+        self.places = sequence * longest + column  # (T,) -> C S
 
     def pack(self, x: Tensor) -> Tensor:
         """(C, S, D) -> (1, T, D)."""
@@ -179,8 +182,13 @@ class Attention(nn.Module):
         """
         q = self.split_heads(_apply(self.q, x, split), packing)
         drop = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, rows.key, rows.value, attn_mask=mask, dropout_p=drop, is_causal=causal)
-        y = y.transpose(1, 2).flatten(2)  # (B, N, D)
+        key, value, dtype = rows.key, rows.value, q.dtype
+        if q.device.type == "cpu" and dtype == torch.bfloat16:
+            # torch's attention has no fast bfloat16 gradient on CPUs: it takes fourteen times as long as in float32.
+            q, key, value = q.float(), key.float(), value.float()
+        with torch.autocast(q.device.type, enabled=False):
+            y = F.scaled_dot_product_attention(q, key, value, attn_mask=mask, dropout_p=drop, is_causal=causal)
+        y = y.to(dtype).transpose(1, 2).flatten(2)  # (B, N, D)
         if packing is not None:
             y = packing.pack(y)
         if self.norm is not None:
@@ -350,7 +358,7 @@ class Tower(nn.Module):
             token behind a cursor moves with it.
         """
         padding, split = run.padding, run.split
-        layers = layers or range(len(self.layers))
+        layers = range(len(self.layers)) if layers is None else layers
         for i in layers:
             front: Rows | None = None
             cross_front: Rows | None = None
@@ -391,7 +399,7 @@ class Tower(nn.Module):
             return result
         return layer(x, **options)
 
-    def forward_shared(self, prefix: Tensor, suffix: Tensor, end: Tensor, run: Run) -> Tensor:
+    def forward_shared(self, prefix: Tensor, suffix: Tensor, end: Tensor, total: int, run: Run) -> Tensor:
         """Run a causal tower over sequences that share their first tokens, the shared tokens once.
 
         In a causal tower nothing behind a token changes it, so ``prefix`` is the same for every sequence at every layer,
@@ -400,13 +408,14 @@ class Tower(nn.Module):
 
         Args:
             end: (C,), position within the suffix of each sequence's last token, the one that is wanted.
+            total: number of the C suffixes' tokens, the sum of ``end + 1``.
             run: plans whose cursors lie within the prefix.
 
         Shape:
             prefix: (G, P, D), one row a group; suffix: (G, C, S, D); returns (G, C, D).
         """
         groups, count, longest, _ = suffix.shape
-        packing = Packing((end + 1).repeat(groups), longest)
+        packing = Packing((end + 1).repeat(groups), longest, total * groups)
         last = packing.first + end.repeat(groups)  # (G C,), places of the last tokens among the packed
         column = torch.arange(longest, device=suffix.device)
         x = packing.pack(suffix.flatten(0, 1))  # (1, T, D)

@@ -62,7 +62,7 @@ class Images(Dataset):
 
 
 class Labelled:
-    """A data set as protocols take it: the three parts of its split file, its templates and a way to read images.
+    """A data set as protocols take it: the parts of its split file, its templates and a way to read images.
 
     Attributes:
         name: the data set's name.
@@ -81,7 +81,7 @@ class Labelled:
         raise NotImplementedError
 
     def images(self, items: Sequence[Item], *, augment: bool = False) -> Images:
-        """A set of this data set's images over the classes that occur in ``items``, relabelled from 0 in label order."""
+        """A set of images over the classes that occur in ``items``, relabelled from 0 in label order."""
         items, names = relabel(items)
         return Images(items, ClassNames(names, self.templates), self.reader(augment=augment))
 
@@ -96,7 +96,8 @@ class Layout:
     template: str = "a photo of a {}."
 
 
-# Source: the dataset instructions of CoOp and MaPLe. The other data sets of the suite have no such split file.
+# Source: the dataset instructions of CoOp and MaPLe. The other data sets of the suite have no such split
+# file.
 LAYOUTS = {
     "Caltech101": Layout("caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json"),
     "OxfordPets": Layout(
@@ -146,8 +147,8 @@ class SplitZhou(Labelled):
         self.templates = (template or layout.template,)
         if check and not self.folder.is_dir():
             raise ValueError(
-                f"{name}: no image folder {self.folder}: unpack the images there, or set dataset.root (now {root!r}) "
-                f"to the folder that holds {layout.folder}/"
+                f"{name}: no image folder {self.folder}: unpack the images there, or set "
+                f"dataset.root (now {root!r}) to the folder that holds {layout.folder}/"
             )
         self.items, digest = read_split(folder / layout.split)
         self.hash = _hash(digest, image_size)
@@ -173,8 +174,8 @@ def read_split(path: Path) -> tuple[dict[str, tuple[Item, ...]], str]:
         content = path.read_bytes()
     except OSError as error:
         raise ValueError(
-            f"split file {path} cannot be read ({error.strerror}): download CoOp's split file of this data set to there; "
-            "it is not made anew, because another split is not comparable"
+            f"split file {path} cannot be read ({error.strerror}): download CoOp's split file of "
+            "this data set to there; it is not made anew, because another split is not comparable"
         ) from error
     try:
         data = json.loads(content)
@@ -184,8 +185,8 @@ def read_split(path: Path) -> tuple[dict[str, tuple[Item, ...]], str]:
         }
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"split file {path} must be JSON with train, val and test, each a list of [path, label, class name]: "
-            f"{type(error).__name__}: {error}"
+            f"split file {path} must be JSON with train, val and test, each a list of "
+            f"[path, label, class name]: {type(error).__name__}: {error}"
         ) from error
     return items, hashlib.sha256(content).hexdigest()
 
@@ -217,8 +218,8 @@ def halves(items: Iterable[Item]) -> tuple[set[int], set[int]]:
 def few_shot(items: Iterable[Item], shots: int, seed: int) -> tuple[Item, ...]:
     """Draw ``shots`` images of each class.
 
-    The order of a class's images is that of a hash of seed and path: no state, the same on every machine, and the
-    images of fewer shots are among those of more.
+    The order of a class's images is that of a hash of seed and path: no state, the same on every machine, and
+    the images of fewer shots are among those of more.
 
     Raises:
         ValueError: a class has fewer images; the message lists all such classes.
@@ -229,8 +230,8 @@ def few_shot(items: Iterable[Item], shots: int, seed: int) -> tuple[Item, ...]:
     short = [f"{group[0].name} ({len(group)})" for _, group in sorted(by_label.items()) if len(group) < shots]
     if short:
         raise ValueError(
-            f"{shots} shots a class were asked for, but {len(short)} of {len(by_label)} classes have fewer images: "
-            f"{', '.join(short[:10])}{', ...' if len(short) > 10 else ''}; lower protocol.shots"
+            f"{shots} shots a class were asked for, but {len(short)} of {len(by_label)} classes have fewer "
+            f"images: {', '.join(short[:10])}{', ...' if len(short) > 10 else ''}; lower protocol.shots"
         )
 
     def place(item: Item) -> bytes:

@@ -1,6 +1,7 @@
 """Protocols: which images are trained on, chosen by and tested on. Named, versioned, hashed and frozen.
 
-A protocol turns a data set into ``Parts``; two records may be compared only if their protocols' hashes are equal.
+A protocol turns a data set into ``Parts``; two records may be compared only if their protocols' hashes are
+equal.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ class Protocol:
         """Make the sets; ``seed`` draws the shots.
 
         Raises:
-            ValueError: the data set does not suit the protocol, or holds fewer images than the shots asked for.
+            ValueError: the data set does not suit the protocol, or holds fewer images than the shots asked
+                for.
         """
         raise NotImplementedError
 
@@ -121,9 +123,10 @@ class FewShot(_Shots):
 class BaseToNew(_Shots):
     """Train on half of the classes, test on them and on the other half, each among themselves.
 
-    The base classes are the first ceil(C / 2) labels. Shots are drawn over all classes before the new ones are dropped.
-    On Glyphs with ``concepts`` the test images are other renderings of the drawings that the shots show, since a style
-    has one drawing of an object: base accuracy measures fitting, new accuracy measures what the tuner keeps.
+    The base classes are the first ceil(C / 2) labels. Shots are drawn over all classes before the new ones
+    are dropped. On Glyphs with ``concepts`` the test images are other renderings of the drawings that the
+    shots show, since a style has one drawing of an object: base accuracy measures fitting, new accuracy
+    measures what the tuner keeps.
 
     Source: Zhou et al. 2022 (CoCoOp), section 4.1.
     """
@@ -155,8 +158,8 @@ class BaseToNew(_Shots):
 class StyleShift(_Shots):
     """Train on one artist's drawings, test on those and on other artists' drawings of the same objects.
 
-    The analogue of domain generalisation (ImageNet to its variants) on Glyphs. From ``flat``, ``fluent`` is a near
-    shift (the same drawings with shading), the others are far.
+    The analogue of domain generalisation (ImageNet to its variants) on Glyphs. From ``flat``, ``fluent`` is a
+    near shift (the same drawings with shading), the others are far.
 
     Attributes:
         targets: the styles that are tested beside the data set's own.
@@ -192,8 +195,8 @@ class StyleShift(_Shots):
 class Pretraining(Protocol):
     """Train a tiny backbone on Glyphs; test it without adaptation on every concept it was trained on.
 
-    One rendering of each concept in each style; ``flat`` and ``contrast`` were never trained on. Validation shows other
-    renderings of one training style.
+    One rendering of each concept in each style; ``flat`` and ``contrast`` were never trained on. Validation
+    shows other renderings of one training style.
     """
 
     name: ClassVar[str] = "pretraining"

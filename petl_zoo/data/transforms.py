@@ -19,8 +19,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 class FileReader:
     """Reads image files below a folder.
 
-    Training: random resized crop (area 8 to 100 %, bicubic) and horizontal flip. Testing: shorter side resized
-    (bicubic), centre crop. Both normalise with CLIP's mean and standard deviation.
+    Training: random resized crop (area 8 to 100 %, bicubic) and horizontal flip. Testing: shorter side
+        resized (bicubic), centre crop. Both normalise with CLIP's mean and standard deviation.
 
     Source: CoOp and Dassl's transforms, which all prompt learners after them use.
     """

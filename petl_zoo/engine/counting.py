@@ -31,7 +31,8 @@ def base(kind: str, name: str) -> Config:
     path = BASES / kind / f"{name}.py"
     if not path.is_file():
         names = sorted(file.stem for file in path.parent.glob("*.py"))
-        raise ConfigError([Fault(f"--{kind[:-1]}", f"no {name!r}; there are {', '.join(names)}{did_you_mean(name, names)}")])
+        problem = f"no {name!r}; there are {', '.join(names)}{did_you_mean(name, names)}"
+        raise ConfigError([Fault(f"--{kind[:-1]}", problem)])
     return Config.fromfile(path)
 
 
@@ -51,12 +52,13 @@ def count_parameters(
     """
     cfg = Config({**base("backbones", backbone)._cfg_dict, **base("tuners", tuner)._cfg_dict})
     merge(cfg, overrides or {})
-    faults = [Fault(key, "only backbone.KEY and tuner.KEY can be set here") for key in cfg if key not in ("backbone", "tuner")]
-    for section in ("backbone", "tuner"):
+    sections = ("backbone", "tuner")
+    faults = [Fault(key, "only backbone.KEY and tuner.KEY can be set here") for key in cfg if key not in sections]
+    for section in sections:
         faults += component_faults(section, cfg[section], COMPONENTS[section])
     if faults:
         raise ConfigError(faults)
-    parts = {key: cfg[key].to_dict() for key in ("backbone", "tuner")}
+    parts = {key: cfg[key].to_dict() for key in sections}
     try:
         with torch.device("meta"):
             model = VLModel(

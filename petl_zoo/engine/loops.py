@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -70,7 +70,7 @@ class _SetsLoop(BaseLoop):
 
     @torch.no_grad()
     def _run_set(self, name: str, loader: DataLoader) -> dict[str, float]:
-        batches = loader
+        batches: Iterable[Any] = loader
         if sys.stderr.isatty() and is_main_process():
             batches = track(loader, f"{self.stage} {name}", console=Console(stderr=True), transient=True)
         for index, batch in enumerate(batches):
@@ -79,7 +79,7 @@ class _SetsLoop(BaseLoop):
                 outputs = self.runner.model.test_step(batch)
             self.evaluator.process(data_samples=outputs, data_batch=batch)
             self._call("after", "_iter", batch_idx=index, data_batch=batch, outputs=outputs)
-        return self.evaluator.evaluate(len(loader.dataset))
+        return self.evaluator.evaluate(len(loader.dataset))  # type: ignore[arg-type]  # Ours have a length.
 
     def _call(self, when: str, what: str, **values: Any) -> None:
         self.runner.call_hook(f"{when}_{self.stage}{what}", **values)

@@ -23,15 +23,16 @@ _MIN_SIDE, _MAX_RATIO = 64, 4
 class MuonAdamW(Optimizer):
     """Muon for the weights of linear layers and AdamW for the rest, as one optimizer with one state.
 
-    Muon replaces a matrix's momentum by the nearest (semi-)orthogonal matrix, found in a few Newton-Schulz steps. That
-    costs the same for any batch, so it pays where data are dear. Which parameters are such weights is read off their
-    shape: both sides at least 64, and at most 4 times as long as wide. Embedding tables are longer or shorter.
+    Muon replaces a matrix's momentum by the nearest (semi-)orthogonal matrix, found in a few Newton-Schulz
+    steps. That costs the same for any batch, so it pays where data are dear. Which parameters are such
+    weights is read off their shape: both sides at least 64, and at most 4 times as long as wide. Embedding
+    tables are longer or shorter.
 
-    torch.optim.Muon goes matrix by matrix and leaves other shapes to a second optimizer; here matrices of one shape go
-    together, and checkpoints and schedules see one optimizer.
+    torch.optim.Muon goes matrix by matrix and leaves other shapes to a second optimizer; here matrices of one
+    shape go together, and checkpoints and schedules see one optimizer.
 
-    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; AdamW is Loshchilov and
-    Hutter 2019.
+    Source: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; AdamW is Loshchilov
+    and Hutter 2019.
     """
 
     def __init__(

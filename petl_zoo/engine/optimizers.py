@@ -58,7 +58,7 @@ class TrainedParameters:
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         trained = [p for p in model.parameters() if p.requires_grad]
-        groups = [{"params": trained}]
+        groups: list[dict[str, Any]] = [{"params": trained}]
         if not self.decay_vectors:
             vectors = [p for p in trained if p.dim() < 2]
             matrices = [p for p in trained if p.dim() >= 2]
@@ -73,8 +73,8 @@ class WarmupCosineLR(_ParamScheduler):
 
     MMEngine's chained schedulers carry rounding from step to step, and its constant warm-up of one epoch never ends.
 
-    Source: the schedule of CoOp's code (Zhou et al. 2022) with ``recount``, which keeps the cosine's full period behind the
-    warm-up and so ends above zero.
+    Source: the schedule of CoOp's code (Zhou et al. 2022) with ``recount``, which keeps the cosine's full period behind
+    the warm-up and so ends above zero.
     """
 
     def __init__(

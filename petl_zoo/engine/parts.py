@@ -56,14 +56,16 @@ def describe(dataset: Mapping[str, Any], protocol: Mapping[str, Any], seed: int)
         "data": {
             "name": data.name,
             "hash": data.hash,
-            "num_train": len(split(dataset, protocol, seed).train),
+            "num_train": len(split(dataset, protocol, seed).train),  # type: ignore[arg-type]  # Ours have a length.
             "shots": getattr(rule, "shots", None) or None,  # 0 stands for all images.
         },
     }
 
 
 @DATASETS.register_module(name="ProtocolPart")
-def protocol_part(*, dataset: Mapping[str, Any], protocol: Mapping[str, Any] | None, seed: int, part: str) -> Dataset:
+def protocol_part(
+    *, dataset: Mapping[str, Any], protocol: Mapping[str, Any] | None, seed: int, part: str
+) -> Dataset:
     """One set of a protocol.
 
     Args:

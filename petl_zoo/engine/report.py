@@ -160,7 +160,8 @@ def print_record(record: Record, path: Path) -> None:
         table.add_row(name.replace("_", " "), f"{100 * metric['value']:.1f} %", f"of {metric['n']} images")
     table.add_section()
     parameters, times, latency = cost["parameters"], cost["time_s"], cost["latency_s"]
-    table.add_row("trained parameters", f"{parameters['trainable']:,}", f"{100 * parameters['share']:.3g} % of the backbone's")
+    share = f"{100 * parameters['share']:.3g} % of the backbone's"
+    table.add_row("trained parameters", f"{parameters['trainable']:,}", share)
     rows = [
         ("training step, median", times["step_median"], "ms", "data included"),
         ("one evaluation batch", latency["adapted"], "ms", f"{latency['batch_size']} images"),

@@ -24,8 +24,8 @@ class Schedule:
         warmup_kind: ``constant`` at ``warmup_lr``, or ``linear`` from there to ``lr``.
         warmup_lr: learning rate of the warm-up, or at its start.
         final_lr: rate that the cosine runs to.
-        recount: whether the cosine begins after the warm-up but keeps its full period, so that it ends above ``final_lr``,
-            as CoOp's does.
+        recount: whether the cosine begins after the warm-up but keeps its full period, so that it ends above
+            ``final_lr``, as CoOp's does.
         clip_grad: largest norm of the gradient; None for no clipping.
         decay_vectors: whether biases, norms and scalars decay too.
         accumulate: steps whose gradients are added up before the optimizer acts.
@@ -67,7 +67,7 @@ class Schedule:
     def scheduler(self) -> dict[str, Any]:
         """MMEngine's scheduler of the learning rate.
 
-        With CoOp's values the rate of epoch e is ``warmup_lr`` for e = 0 and ``lr (1 + cos(pi (e - 1) / epochs)) / 2`` after.
+        With CoOp's values the rate of epoch e is ``warmup_lr`` for e = 0, then ``lr (1 + cos(pi (e - 1) / epochs)) / 2``.
         """
         return {
             "type": "WarmupCosineLR",

@@ -24,7 +24,8 @@ def component_faults(section: str, component: Mapping[str, Any], registry: Regis
     cls = name if inspect.isclass(name) else registry.get(str(name))
     if cls is None:
         names = _registered(registry)
-        yield Fault(f"{section}.type", f"no {section} {name!r}; there are {', '.join(names)}{did_you_mean(name, names)}")
+        problem = f"no {section} {name!r}; there are {', '.join(names)}{did_you_mean(name, names)}"
+        yield Fault(f"{section}.type", problem)
         return
     options = {key: value for key, value in component.items() if key != "type"}
     yield from _signature_faults(section, options, cls, cls.__name__)
@@ -37,9 +38,8 @@ def _signature_faults(section: str, options: Mapping[str, Any], cls: Any, title:
         for key, value in options.items():
             if key not in named:
                 has = f"it has {', '.join(named)}" if named else "it has none"
-                yield Fault(
-                    f"{section}.{key}", f"{title} has no option {key!r} (value {value!r}); {has}{did_you_mean(key, named)}"
-                )
+                problem = f"{title} has no option {key!r} (value {value!r}); {has}{did_you_mean(key, named)}"
+                yield Fault(f"{section}.{key}", problem)
     for key, parameter in named.items():
         if parameter.default is parameter.empty and key not in options:
             yield Fault(f"{section}.{key}", f"missing; {title} needs it")
@@ -58,9 +58,8 @@ def dataclass_faults(section: str, options: Mapping[str, Any], description: type
     found = []
     for key, value in options.items():
         if key not in names:
-            found.append(
-                Fault(f"{section}.{key}", f"no such key (value {value!r}); there are {', '.join(names)}{did_you_mean(key, names)}")
-            )
+            problem = f"no such key (value {value!r}); there are {', '.join(names)}{did_you_mean(key, names)}"
+            found.append(Fault(f"{section}.{key}", problem))
     needed = [f.name for f in fields(description) if f.default is MISSING and f.default_factory is MISSING]
     found += [Fault(f"{section}.{key}", "missing") for key in needed if key not in options]
     found += _type_faults(section, {k: v for k, v in options.items() if k in names}, typing.get_type_hints(description))
@@ -76,8 +75,10 @@ def dataclass_faults(section: str, options: Mapping[str, Any], description: type
         yield from (fault for fault in faults if not fault.key.endswith((".params", ".lr")))
     if section == "runtime":
         for key, registry in (("visualizers", VISBACKENDS), ("hooks", HOOKS)):
-            for item in options.get(key, ()) if isinstance(options.get(key, ()), list | tuple) else ():
-                yield from component_faults(f"runtime.{key}", item if isinstance(item, Mapping) else {"type": item}, registry)
+            items = options.get(key, ())
+            for item in items if isinstance(items, list | tuple) else ():
+                component = item if isinstance(item, Mapping) else {"type": item}
+                yield from component_faults(f"runtime.{key}", component, registry)
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -116,4 +117,5 @@ def field_names(description: type) -> list[str]:
 
 def _registered(registry: Registry) -> list[str]:
     registry.import_from_location()
-    return sorted(registry.module_dict)
+    names = set(registry.module_dict)
+    return sorted(names | set(registry.parent.module_dict) if registry.parent else names)

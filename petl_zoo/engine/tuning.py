@@ -75,5 +75,6 @@ def _setting(configs: Mapping[str, Any], seed: int) -> dict[str, Any]:
     first = next(iter(found.values()))
     other = [stem for stem, setting in found.items() if setting != first]
     if other:
-        raise ConfigError([Fault("protocol", f"{', '.join(other)}: not the protocol and data of the others; tune them apart")])
+        problem = f"{', '.join(other)}: not the protocol and data of {next(iter(found))}; tune them apart"
+        raise ConfigError([Fault("protocol", problem)])
     return first

@@ -60,14 +60,14 @@ def _section_faults(cfg: Config) -> Iterator[Fault]:
             yield Fault(key, f"no such key; there are {', '.join(known)}{hint}")
     for section in REQUIRED:
         if section not in cfg:
-            yield Fault(section, f"missing; import a file of configs/_base_/{section}s, or set {section}=dict(type=...)")
+            yield Fault(section, f"missing; import configs/_base_/{section}s, or set {section} = dict(type=...)")
     for section in SECTIONS:
         if section in cfg and not isinstance(cfg[section], Mapping):
             yield Fault(section, f"{cfg[section]!r} is not allowed; give a dict, or set one of its keys: {section}.KEY")
 
 
 def _model_faults(cfg: Config, parts: Any) -> Iterator[Fault]:
-    """Build the model without storage, which finds what does not fit together, and read the texts and the weights' header."""
+    """Build the model without storage, which finds what does not fit together; read the weights and the texts."""
     classes = parts.train.classes.names if parts is not None else ("object",)
     bare = {**cfg["backbone"], "checkpoint": None}
     try:
@@ -78,7 +78,8 @@ def _model_faults(cfg: Config, parts: Any) -> Iterator[Fault]:
         return
     source = cfg["backbone"].get("checkpoint")
     if source is not None:
-        yield from (Fault("backbone.checkpoint", problem) for problem in inspect_checkpoint(dict(cfg["backbone"]), source))
+        problems = inspect_checkpoint(dict(cfg["backbone"]), source)
+        yield from (Fault("backbone.checkpoint", problem) for problem in problems)
     if parts is None:
         return
     model.backbone.checkpoint = source

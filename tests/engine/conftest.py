@@ -53,7 +53,12 @@ def maple_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
 def train(tmp_path: Path) -> Callable[..., Any]:
     """Train into a fresh work dir, or a given one."""
 
-    def run(config: str | Path = "clip_maple", options: dict[str, Any] = MAPLE, work_dir: Path | None = None, **more: Any) -> Any:
+    def run(
+        config: str | Path = "clip_maple",
+        options: dict[str, Any] = MAPLE,
+        work_dir: Path | None = None,
+        **more: Any,
+    ) -> Any:
         return launch.train(arguments(config, work_dir or tmp_path / "run", options, **more))
 
     return run

@@ -31,7 +31,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="No space left on device.*what was there before is intact"):
+    with pytest.raises(RunError, match=r"No space left on device.*what was there before is intact"):
         checkpoint.write_checkpoint(path, content(2.0))
     assert torch.equal(checkpoint.read_checkpoint(path)["state_dict"]["tuner.text"], torch.ones(4))
     assert [file.name for file in tmp_path.iterdir()] == ["epoch_1.pth"]

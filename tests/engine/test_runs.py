@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MAPLE, SMALL, arguments
 from mmengine.hooks import Hook
 
 from petl_zoo.engine import launch
@@ -17,6 +16,8 @@ from petl_zoo.engine.checkpoint import read_checkpoint
 from petl_zoo.engine.faults import RunError
 from petl_zoo.results.record import comparable, read_record, validate_record
 from registry import HOOKS
+
+from .conftest import MAPLE, SMALL, arguments
 
 Run = tuple[Path, dict[str, Any]]
 
@@ -49,7 +50,7 @@ def test_record_is_valid_and_on_disk(maple_run: Run) -> None:
     work_dir, record = maple_run
     assert validate_record(record) == []
     assert read_record(work_dir / "record.json") == json.loads(json.dumps(record))
-    assert list(record["metrics"])[0] == "harmonic_mean"
+    assert next(iter(record["metrics"])) == "harmonic_mean"
     assert {"base/accuracy", "new/accuracy"} <= set(record["metrics"])
     assert record["cost"]["flops"]["forward"] > 0
     assert record["cost"]["memory_bytes"]["peak_allocated"] is None or torch.cuda.is_available()

@@ -52,7 +52,7 @@ def test_the_optimizer_holds_trained_parameters_alone() -> None:
     model[0].bias.requires_grad_(False)
     config = {"type": "OptimWrapper", "optimizer": {"type": "SGD", "lr": 0.1, "weight_decay": 0.5}}
     wrapper = TrainedParameters(config, {"decay_vectors": False})(model)
-    groups = {group["weight_decay"]: group["params"] for group in wrapper.param_groups}
+    groups = {group["weight_decay"]: group["params"] for group in wrapper.optimizer.param_groups}
     assert [id(p) for p in groups[0.5]] == [id(model[0].weight)]
     assert {id(p) for p in groups[0.0]} == {id(model[1].weight), id(model[1].bias)}
 

@@ -122,8 +122,8 @@ def concept_index() -> dict[str, int]:
 def glyphs(style: str) -> Tensor:
     """A style's drawings, decoded once a process. Do not write to it.
 
-    The colours are premultiplied with the coverage, so that resampling mixes in no colour of transparent pixels, which
-    would show as a halo. A concept that the style lacks is all zero.
+    The colours are premultiplied with the coverage, so that resampling mixes in no colour of transparent
+    pixels, which would show as a halo. A concept that the style lacks is all zero.
 
     Shape:
         (N, 4, 64, 64) uint8: red, green, blue, coverage.

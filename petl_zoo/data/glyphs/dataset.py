@@ -1,4 +1,4 @@
-"""Glyphs as a labelled data set: paths such as ``flat/red-apple/003`` name a style, a concept and one rendering."""
+"""Glyphs as a labelled data set: ``flat/red-apple/003`` names a style, a concept and one rendering."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CLASSES = ("subgroups", "concepts")
 class GlyphReader:
     """Renders paths of the form ``style/concept/number``.
 
-    A path decides its image. With ``augment`` the shot stays recognisable (its background, roughly its place, size and
-    turn), but is mirrored at random and moved a little, as a random crop would.
+    A path decides its image. With ``augment`` the shot stays recognisable (its background, roughly its place,
+    size and turn), but is mirrored at random and moved a little, as a random crop would.
     """
 
     def __init__(self, *, size: int = 48, augment: bool = False, view: View = TEST_VIEW) -> None:
@@ -65,9 +65,9 @@ class GlyphReader:
 class Glyphs(Labelled):
     """The embedded data in the layout of CoOp's split files.
 
-    ``subgroups``: the classes are kinds of things (fruit, tool, sea animal), and train, val and test show different objects.
-    ``concepts``: the classes are single objects, of which a style has one drawing, so test images are other renderings
-    (size, turn, place, background) of the drawing that was trained on.
+    ``subgroups``: the classes are kinds of things (fruit, tool, sea animal), and train, val and test show
+    different objects. ``concepts``: the classes are single objects, of which a style has one drawing, so test
+    images are other renderings (size, turn, place, background) of the drawing that was trained on.
     """
 
     def __init__(

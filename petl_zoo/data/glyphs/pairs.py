@@ -17,7 +17,8 @@ from .render import View, render
 
 __all__ = ["PRETRAINING_STYLES", "TEMPLATES", "GlyphPairs"]
 
-# ``flat`` and ``contrast`` are never seen: one is the shipped test of an unseen style, the other a style to adapt to.
+# ``flat`` and ``contrast`` are never seen: one is the shipped test of an unseen style, the other a style to
+# adapt to.
 PRETRAINING_STYLES = ("twemoji", "noto", "noto1", "emojione", "fluent")
 
 TEMPLATES = (
@@ -36,12 +37,14 @@ TEMPLATES = (
 class GlyphPairs(Dataset):
     """Endless freshly rendered glyphs, each batch with its own list of classes.
 
-    A batch's classes are its own concepts and some others, all distinct, so that the text tower runs over a few hundred short
-    names instead of all with their template, and no image has a second right answer. Most batches use bare names,
-    some a template, some the subgroups' names with every image labelled by its subgroup.
+    A batch's classes are its own concepts and some others, all distinct, so that the text tower runs over a
+    few hundred short names instead of all with their template, and no image has a second right answer. Most
+    batches use bare names, some a template, some the subgroups' names with every image labelled by its
+    subgroup.
 
-    Everything is drawn from torch's global generator; an index says nothing, the length only how long an epoch is.
-    The views begin calm and become as free as ``view`` while training runs: ``set_epoch`` says how far it is.
+    Everything is drawn from torch's global generator; an index says nothing, the length only how long an
+    epoch is. The views begin calm and become as free as ``view`` while training runs: ``set_epoch`` says how
+    far it is.
     """
 
     def __init__(

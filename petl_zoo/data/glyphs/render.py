@@ -1,4 +1,4 @@
-"""From glyphs to images: scale, turn, mirror, shift and put on a background, a whole batch at once in torch."""
+"""From glyphs to images: scale, turn, mirror, shift, put on a background; a whole batch at once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class View:
         flip: probability of mirroring left and right.
         white: probability of a white background; otherwise one of ``COLOURS``, a little off.
         jitter: 0 to 1, how far the glyph's contrast, saturation and colour balance vary.
-        contrast: least mean distance (0 to 1) between glyph and background; below it the background becomes white
+        contrast: least mean distance (0 to 1) between glyph and background; below it the background becomes
+            white
             behind a dark glyph and black behind a light one.
     """
 
@@ -97,7 +98,7 @@ def render(glyphs: Tensor, *, size: int = 48, view: View = TRAIN_VIEW, draws: Te
 
 
 def _placement(u: Tensor, view: View) -> Tensor:
-    """Matrices (B, 2, 3) from image to glyph coordinates; the glyph's square may touch, but not leave, the image."""
+    """Matrices (B, 2, 3) from image to glyph coordinates; the glyph's square stays inside."""
     low, high = view.scale
     scale = low + (high - low) * u[:, 0]
     angle = (2 * u[:, 1] - 1) * math.radians(view.rotation)

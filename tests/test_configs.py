@@ -1,0 +1,68 @@
+"""Every shipped config can be loaded, assembled and validated, and every base file makes a whole one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from petl_zoo.engine.config import assemble
+from petl_zoo.engine.counting import count_parameters
+from petl_zoo.engine.identity import COMPONENTS
+from petl_zoo.engine.merging import load
+from petl_zoo.engine.schedule import Runtime, Schedule
+from petl_zoo.engine.signatures import component_faults, dataclass_faults
+from petl_zoo.engine.validate import validate
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+BASES = sorted((CONFIGS / "_base_").rglob("*.py"))
+LEAVES = sorted(p for p in CONFIGS.rglob("*.py") if p not in BASES and not p.name.startswith("_"))
+TUNERS = sorted(path.stem for path in (CONFIGS / "_base_" / "tuners").glob("*.py"))
+# methods.md's closed forms on ViT-B/16, with the base files' options; 100 classes.
+COUNTS = {
+    "none": 0, "coop": 2048, "cocoop": 35360, "vpt": 73728, "ivlp": 30720, "maple": 3555072, "mpl": 6702336,
+    "lora": 245760, "linear_probe": 51300,
+}  # fmt: skip
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+@pytest.mark.parametrize("path", LEAVES, ids=name)
+def test_a_shipped_config_is_right(path: Path) -> None:
+    cfg = load(path)
+    assert [str(fault) for fault in validate(cfg)] == []
+    assembled = assemble(cfg)
+    assert assembled["model"]["tuner"] == cfg["tuner"]
+    assert assembled["test_dataloader"]["sets"]
+    again = Config.fromstring(assembled.pretty_text, ".py")
+    assert again["model"] == assembled["model"]
+
+
+@pytest.mark.parametrize("path", BASES, ids=name)
+def test_a_base_file_sets_one_key_that_is_right(path: Path) -> None:
+    cfg = load(path)
+    (section,) = cfg
+    if section in COMPONENTS:
+        assert list(component_faults(section, cfg[section], COMPONENTS[section])) == []
+    else:
+        assert list(dataclass_faults(section, cfg[section], {"schedule": Schedule, "runtime": Runtime}[section])) == []
+
+
+def test_every_tuner_has_a_config_on_glyphs() -> None:
+    assert sorted(p.stem.removeprefix("clip_") for p in LEAVES if p.parent.name == "glyphs") == TUNERS
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_a_tuner_fits_vit_b16_with_the_published_count(tuner: str) -> None:
+    counts = count_parameters("clip_vit_b16", tuner)
+    assert sum(counts["by_role"].values()) == sum(counts["by_stream"].values()) == counts["trainable"]
+    assert counts["trainable"] == COUNTS.get(tuner, counts["trainable"])
+    assert counts["trainable"] <= counts["total"]
+
+
+@pytest.mark.parametrize("backbone", sorted(p.stem for p in (CONFIGS / "_base_" / "backbones").glob("*.py")))
+def test_a_backbone_takes_a_tuner(backbone: str) -> None:
+    assert count_parameters(backbone, "coop")["trainable"] > 0
