@@ -91,25 +91,3 @@ def test_counting_what_cannot_be_is_told(options: list[str], words: str) -> None
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_the_best_rate_on_validation_data_is_noted(tmp_path: Path) -> None:
-    options = [option for option in SMALL if not option.startswith("tuner.")]
-    config = tmp_path / "small_none.py"
-    printed = tool("train", "configs/glyphs/clip_coop.py", "--print-config", "--cfg-options", *options)
-    assert printed.returncode == 0, printed.stderr
-    from petl_zoo.engine.merging import load
-
-    values = dict(option.split("=", 1) for option in options)
-    overrides = {key: json.loads(v) if v.isdigit() else None if v == "None" else v for key, v in values.items()}
-    cfg = load(ROOT / "configs" / "glyphs" / "clip_coop.py", overrides)
-    cfg.dump(str(config))
-    done = tool("tune", str(config), "--lrs", "0.001,0.1", "--scratch", str(tmp_path / "scratch"))
-    assert done.returncode == 0, done.stderr
-    trials = json.loads((tmp_path / "trials.json").read_text())
-    assert [trial["lr"] for trial in trials["trials"]["small_none"]] == [0.001, 0.1]
-    best = trials["chosen"]["small_none"]
-    assert best["accuracy"] == max(trial["accuracy"] for trial in trials["trials"]["small_none"])
-    before = sorted((tmp_path / "scratch").rglob("*"))
-    assert tool("tune", str(config), "--lrs", "0.001,0.1", "--scratch", str(tmp_path / "scratch")).returncode == 0
-    assert sorted((tmp_path / "scratch").rglob("*")) == before  # No trial was run again.

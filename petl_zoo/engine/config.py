@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 
 from .faults import ConfigError, Fault
@@ -94,7 +93,7 @@ def assemble(
             "backbone": dict(cfg["backbone"]),
             "tuner": dict(cfg["tuner"]),
             "head": dict(cfg["head"]),
-            "classes": list(parts.train.classes.names),
+            "classes": list(parts.train.classes.names),  # type: ignore[attr-defined]  # Training sets have them.
         },
         "train_dataloader": loader("train", schedule.batch_size, True),
         "train_cfg": {
@@ -131,7 +130,9 @@ def assemble(
         "load_from": None if load_from is None else str(load_from),
         "identity": {**identity, "hash": config_hash(identity)},
         "compile": runtime.compile,
-        "env_cfg": {"dist_cfg": {"backend": "nccl" if torch.cuda.is_available() else "gloo"}},
+        # Without device ids, which MMEngine's own default sets, it runs on CPUs too.
+        "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False},
+        "env_cfg": {"dist_cfg": {"backend": "nccl"}},
     }
     assembled |= {key: cfg[key] for key in FREE_KEYS if key in cfg and key != "work_dir"}
     return Config(assembled, filename=cfg.filename)

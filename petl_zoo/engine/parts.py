@@ -77,7 +77,7 @@ def protocol_part(
 
 @FUNCTIONS.register_module()
 def seed_worker(worker: int) -> None:
-    """Seed a loading process from what torch drew for it, which differs from epoch to epoch; MMEngine's own does not."""
+    """Seed a loading process from what torch drew for it, which differs from epoch to epoch as MMEngine's does not."""
     seed = torch.initial_seed() % 2**32
     random.seed(seed)
     np.random.seed(seed)

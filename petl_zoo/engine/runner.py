@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmengine.device import get_device
 from mmengine.dist import barrier, master_only
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
@@ -52,6 +54,16 @@ class ZooRunner(Runner):
     def identity(self) -> dict[str, Any]:
         """What this run is: see ``identity.run_identity``."""
         return self.cfg["identity"].to_dict()
+
+    def setup_env(self, env_cfg: Mapping[str, Any]) -> None:
+        """Start the processes' group; MMEngine's own start needs a GPU."""
+        if self._launcher == "pytorch" and not torch.cuda.is_available() and not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
+        """Wrap a model for a distributed run; one that trains nothing has nothing to exchange."""
+        return super().wrap_model(model_wrapper_cfg, model) if model.roles else model.to(get_device())
 
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **options: Any) -> MMLogger:
         """Build MMEngine's logger; its file gets everything, the terminal what a reader needs."""
@@ -122,14 +134,13 @@ class ZooRunner(Runner):
         checkpoint = self.load_checkpoint(filename)
         self.train_loop._epoch = checkpoint["meta"]["epoch"]
         self.train_loop._iter = checkpoint["meta"]["iter"]
-        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
-        self.optim_wrapper.load_state_dict(checkpoint["optimizer"])
-        self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-        for scheduler, state in zip(self.param_schedulers, checkpoint["param_schedulers"], strict=True):
+        optim_wrapper, schedulers = self.optim_wrapper, self.param_schedulers
+        assert isinstance(optim_wrapper, OptimWrapper)
+        assert isinstance(schedulers, list)
+        optim_wrapper.load_state_dict(checkpoint["optimizer"])
+        for scheduler, state in zip(schedulers, checkpoint["param_schedulers"], strict=True):
             scheduler.load_state_dict(state)
         self.logger.info(f"Resumed after epoch {checkpoint['meta']['epoch']}")
 
     def _log_env(self, env_cfg: Mapping[str, Any]) -> None:
-        """Log the config; what MMEngine tells of the machine needs distutils, and the record has it."""
-        self.logger.debug(f"Environment: {dict(env_cfg)}")
-        self.logger.log(logging.DEBUG, f"Config:\n{self.cfg.pretty_text}")
+        """Log nothing: the record has the machine, the work dir the config, and MMEngine's report needs distutils."""

@@ -67,7 +67,7 @@ class Schedule:
     def scheduler(self) -> dict[str, Any]:
         """MMEngine's scheduler of the learning rate.
 
-        With CoOp's values the rate of epoch e is ``warmup_lr`` for e = 0, then ``lr (1 + cos(pi (e - 1) / epochs)) / 2``.
+        With CoOp's values the rate at epoch 0 is ``warmup_lr``, of e > 0 ``lr (1 + cos(pi (e - 1) / epochs)) / 2``.
         """
         return {
             "type": "WarmupCosineLR",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from torch import nn
@@ -11,7 +10,7 @@ from petl_zoo.backbones import Backbone, Plan, StreamPlan, Swap
 from registry import TUNERS
 
 from .base import Tuner
-from .prompting import check_depth, check_positive, linear, random_prompt, text_context
+from .prompting import check_depth, check_positive, equal_linears, linear, random_prompt, text_context
 
 
 @TUNERS.register_module()
@@ -48,9 +47,8 @@ class MaPLe(Tuner):
         first, self.template = text_context(backbone, self.length, self.init)
         later = (random_prompt(self.length, text, like) for _ in range(self.depth - 1))
         self.text = nn.ParameterList([first, *later])
-        deep = linear(text, vision, like)
-        copies = (copy.deepcopy(deep) for _ in range(self.depth - 1))
-        self.coupling = nn.ModuleList([linear(text, vision, like), *copies])
+        deep = equal_linears(self.depth - 1, text, vision, like)
+        self.coupling = nn.ModuleList([linear(text, vision, like), *deep])
 
     def role_of(self, name: str) -> str:
         return "projection" if name.startswith("coupling") else "prompt"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +11,7 @@ from petl_zoo.backbones import Backbone, Plan, StreamPlan, Swap
 from registry import TUNERS
 
 from .base import Tuner
-from .prompting import check_depth, check_positive, linear, random_prompt
+from .prompting import check_depth, check_positive, equal_linears, linear, random_prompt
 
 
 @TUNERS.register_module()
@@ -58,9 +57,9 @@ class MPL(Tuner):
         self.text = nn.ParameterList([nn.Parameter(placeholder.repeat(self.length, 1)), *later])
         self.template = " ".join(["[V]"] * self.length) + " a photo of a {}."
         self.coupling = linear(text, vision, like)
-        one = linear(text, vision, like)
+        maps = equal_linears(self.add * (self.depth - 1), text, vision, like)
         self.deep_coupling = nn.ModuleList(
-            nn.ModuleList(copy.deepcopy(one) for _ in range(self.add)) for _ in range(self.depth - 1)
+            nn.ModuleList(maps[first : first + self.add]) for first in range(0, len(maps), self.add)
         )
 
     def role_of(self, name: str) -> str:

@@ -21,6 +21,16 @@ def linear(width_in: int, width_out: int, like: torch.Tensor) -> nn.Linear:
     return nn.Linear(width_in, width_out, device=like.device, dtype=like.dtype)
 
 
+@torch.no_grad()
+def equal_linears(count: int, width_in: int, width_out: int, like: torch.Tensor) -> list[nn.Linear]:
+    """Linears that start equal: MaPLe's and MPL's code makes one and copies it."""
+    layers = [linear(width_in, width_out, like) for _ in range(count)]
+    for layer in layers[1:]:
+        for own, first in zip(layer.parameters(), layers[0].parameters(), strict=True):
+            own.copy_(first)
+    return layers
+
+
 def text_context(backbone: Backbone, length: int, words: str | None) -> tuple[nn.Parameter, str]:
     """The first text prompt and the template around it.
 
