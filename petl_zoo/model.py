@@ -180,6 +180,10 @@ class VLModel(BaseModel):
             return each[0]
         return torch.stack([F.normalize(features, dim=-1) for features in each]).mean(0)
 
+    def forget(self) -> None:
+        """Forget remembered class features."""
+        self._features.clear()
+
     def text(self, template: str, names: Sequence[str]) -> TextBatch:
         """Token ids of a template's texts on the model's device, remembered."""
         key = (template, tuple(names))

@@ -3,10 +3,9 @@
     python tools/train_tokenizer.py            # writes petl_zoo/weights/clip_tiny/tokenizer*.json
 
 Deterministic: the corpus is made from the atlas's metadata and the word lists below, and ties between merges
-    are broken by the characters' order. As in CLIP, text is lower-cased and split into words, digits and
-    signs, and texts stand between ``<|startoftext|>`` and ``<|endoftext|>``. Words are marked at their
-    beginning: the trainer numbers tokens with an end mark in the order of a hash table, which differs from
-    run to run.
+are broken by the characters' order. As in CLIP, text is lower-cased and split into words, digits and signs,
+and texts stand between ``<|startoftext|>`` and ``<|endoftext|>``. Words are marked at their beginning: the
+trainer numbers tokens with an end mark in the order of a hash table, which differs from run to run.
 """
 
 from __future__ import annotations
@@ -32,17 +31,14 @@ WORD = r"[a-z]+|[0-9]|[^\sa-z0-9]"
 # Words that captions, questions and answers about composed pictures need, whatever the objects are.
 SCENE_WORDS = (
     "a an the of on in at to is are there this that it and or not no yes with without near between next both "
-    "photo picture image drawing sketch emoji icon cartoon scene background style artist something "
-    "object thing "
-    "type "
+    "photo picture image drawing sketch emoji icon cartoon scene background style artist something object "
+    "thing type "
     "zero one two three four five six seven eight nine ten many few several all each "
     "left right above below top bottom middle center side under over behind front beside "
-    "what which who where when how why does do can see count number color colour kind shape first last "
-    "then "
-    "before "
-    "after while moves moving move appears disappears goes comes up down frame video clip fast slow big small "
-    "large "
-    "little bright dark light clean close good bad white brown shown named called answer question"
+    "what which who where when how why does do can see count number color colour kind shape first last then "
+    "before after while moves moving move appears disappears goes comes up down frame video clip fast slow "
+    "big small large little bright dark light clean close good bad white brown shown named called answer "
+    "question"
 )
 
 
@@ -66,6 +62,7 @@ def corpus() -> Iterator[str]:
 
 
 def train(size: int) -> Tokenizer:
+    """Train a tokenizer of at most ``size`` entries."""
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from registry import DATASETS
 from .classes import ClassNames
 from .transforms import FileReader
 
-__all__ = ["Images", "Item", "Labelled", "SplitZhou", "few_shot", "halves", "read_split", "relabel"]
+__all__ = ["Images", "Item", "Labelled", "SplitZhou", "few_shot", "halves", "read_split"]
 
 Reader = Callable[[Sequence[str]], Tensor]
 PARTS = ("train", "val", "test")
@@ -80,10 +80,28 @@ class Labelled:
         """What reads this data set's images."""
         raise NotImplementedError
 
-    def images(self, items: Sequence[Item], *, augment: bool = False) -> Images:
-        """A set of images over the classes that occur in ``items``, relabelled from 0 in label order."""
-        items, names = relabel(items)
-        return Images(items, ClassNames(names, self.templates), self.reader(augment=augment))
+    @cached_property
+    def names(self) -> dict[int, str]:
+        """The class name of each label that occurs in any part."""
+        return {item.label: item.name for part in PARTS for item in self.items[part]}
+
+    def images(
+        self, items: Iterable[Item], *, labels: Iterable[int] | None = None, augment: bool = False
+    ) -> Images:
+        """A set of images, told apart among the classes of ``labels`` and numbered from 0 in their order.
+
+        The classes do not depend on ``items``: a class without an image is still a wrong answer for others.
+
+        Args:
+            items: rows of this data set; those of other classes are left out.
+            labels: the classes; by default all of this data set.
+            augment: change the images at random, as training wants them.
+        """
+        order = sorted(self.names if labels is None else labels)
+        place = {label: index for index, label in enumerate(order)}
+        kept = [item._replace(label=place[item.label]) for item in items if item.label in place]
+        classes = ClassNames(tuple(self.names[label] for label in order), self.templates)
+        return Images(kept, classes, self.reader(augment=augment))
 
 
 @dataclass(frozen=True)
@@ -125,7 +143,7 @@ class SplitZhou(Labelled):
     """
 
     def __init__(
-        self, *, name: str, root: str, image_size: int = 224, template: str | None = None, check: bool = True
+        self, *, name: str, root: str, image_size: int = 224, template: str | None = None
     ) -> None:
         """Read the split file.
 
@@ -134,7 +152,6 @@ class SplitZhou(Labelled):
             root: folder that holds the data sets' folders.
             image_size: side of the images in pixels.
             template: another sentence for the class names.
-            check: look for the image folder now rather than at the first image.
 
         Raises:
             ValueError: unknown name, missing file or folder, or a file of another layout.
@@ -142,10 +159,10 @@ class SplitZhou(Labelled):
         if name not in LAYOUTS:
             raise ValueError(f"dataset.name ({name!r}) must be one of {', '.join(LAYOUTS)}")
         layout = LAYOUTS[name]
-        folder = Path(root).expanduser() / layout.folder
+        folder = Path(root).expanduser().absolute() / layout.folder
         self.name, self.image_size, self.folder = name, image_size, folder / layout.images
         self.templates = (template or layout.template,)
-        if check and not self.folder.is_dir():
+        if not self.folder.is_dir():
             raise ValueError(
                 f"{name}: no image folder {self.folder}: unpack the images there, or set "
                 f"dataset.root (now {root!r}) to the folder that holds {layout.folder}/"
@@ -168,7 +185,8 @@ def read_split(path: Path) -> tuple[dict[str, tuple[Item, ...]], str]:
         the rows of each part, and the file's sha256.
 
     Raises:
-        ValueError: it is missing, no JSON, or of another layout.
+        ValueError: it is missing, no JSON, or of another layout; a part is empty; the labels are not 0 to
+            C - 1, or one has two names; an image is in two parts.
     """
     try:
         content = path.read_bytes()
@@ -179,62 +197,89 @@ def read_split(path: Path) -> tuple[dict[str, tuple[Item, ...]], str]:
         ) from error
     try:
         data = json.loads(content)
-        items = {
-            part: tuple(Item(str(p), int(label), str(name)) for p, label, name in data[part])
-            for part in PARTS
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"split file {path} must be JSON with train, val and test, each a list of "
-            f"[path, label, class name]: {type(error).__name__}: {error}"
-        ) from error
+    except ValueError as error:
+        raise ValueError(f"split file {path} is no JSON ({error}): download it again") from error
+    try:
+        items = {part: _rows(data, part) for part in PARTS}
+        _check_rows(items)
+    except ValueError as error:
+        raise ValueError(f"split file {path}: {error}; download it again") from error
     return items, hashlib.sha256(content).hexdigest()
 
 
-def relabel(items: Iterable[Item]) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """Number the occurring classes from 0 in the order of their labels.
+def _rows(data: Any, part: str) -> tuple[Item, ...]:
+    rows = data.get(part) if isinstance(data, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"it must be an object whose {part!r} is a list of [path, label, class name], not empty")
+    items = []
+    for index, row in enumerate(rows):
+        match row:
+            case [str(path), int(label), str(name)]:
+                items.append(Item(path, label, name))
+            case _:
+                raise ValueError(f"{part}[{index}] is {row!r} and must be [path, label, class name]")
+    return tuple(items)
 
-    Returns:
-        the items with new labels, and the class names in their order.
-    """
-    items = tuple(items)
-    names = {item.label: item.name for item in items}
-    place = {label: index for index, label in enumerate(sorted(names))}
-    return tuple(item._replace(label=place[item.label]) for item in items), tuple(
-        names[label] for label in sorted(names)
-    )
+
+def _check_rows(items: Mapping[str, Sequence[Item]]) -> None:
+    names: dict[int, str] = {}
+    part_of: dict[str, str] = {}
+    for part, rows in items.items():
+        for item in rows:
+            if names.setdefault(item.label, item.name) != item.name:
+                raise ValueError(f"label {item.label} is named both {names[item.label]!r} and {item.name!r}")
+            if part_of.setdefault(item.path, part) != part:
+                raise ValueError(f"image {item.path!r} is in {part_of[item.path]} and in {part}")
+    # A gap would shift the halves of base-to-new against the published ones.
+    missing = sorted(set(range(len(names))) - set(names))
+    if missing:
+        raise ValueError(
+            f"its {len(names)} labels must be 0 to {len(names) - 1}, but {', '.join(map(str, missing[:10]))} "
+            "do not occur"
+        )
 
 
-def halves(items: Iterable[Item]) -> tuple[set[int], set[int]]:
+def halves(labels: Iterable[int]) -> tuple[list[int], list[int]]:
     """Base and new labels: the first ceil(C / 2) of the sorted labels, and the rest.
 
     Source: CoCoOp's base-to-new protocol, as every later method runs it.
     """
-    labels = sorted({item.label for item in items})
-    middle = (len(labels) + 1) // 2
-    return set(labels[:middle]), set(labels[middle:])
+    ordered = sorted(set(labels))
+    middle = (len(ordered) + 1) // 2
+    return ordered[:middle], ordered[middle:]
 
 
-def few_shot(items: Iterable[Item], shots: int, seed: int) -> tuple[Item, ...]:
+def few_shot(
+    items: Iterable[Item], shots: int, seed: int, *, names: Mapping[int, str], option: str = "protocol.shots"
+) -> tuple[Item, ...]:
     """Draw ``shots`` images of each class.
 
     The order of a class's images is that of a hash of seed and path: no state, the same on every machine, and
     the images of fewer shots are among those of more.
 
+    Args:
+        items: the images to draw from.
+        shots: images a class.
+        seed: another seed draws other images.
+        names: the class name of each label that must be drawn from.
+        option: the config key that asked for so many; the error names it.
+
     Raises:
         ValueError: a class has fewer images; the message lists all such classes.
     """
-    by_label: dict[int, list[Item]] = defaultdict(list)
+    by_label: dict[int, list[Item]] = {label: [] for label in sorted(names)}
     for item in items:
         by_label[item.label].append(item)
-    short = [f"{group[0].name} ({len(group)})" for _, group in sorted(by_label.items()) if len(group) < shots]
+    short = [f"{names[label]} ({len(group)})" for label, group in by_label.items() if len(group) < shots]
     if short:
+        fewest = min(len(group) for group in by_label.values())
         raise ValueError(
-            f"{shots} shots a class were asked for, but {len(short)} of {len(by_label)} classes have fewer "
-            f"images: {', '.join(short[:10])}{', ...' if len(short) > 10 else ''}; lower protocol.shots"
+            f"{option} ({shots}): {len(short)} of {len(names)} classes have fewer images: "
+            f"{', '.join(short)}; "
+            + (f"lower {option} to at most {fewest}" if fewest else "take a data set that has images of each class")
         )
 
     def place(item: Item) -> bytes:
         return hashlib.sha256(f"{seed}/{item.path}".encode()).digest()
 
-    return tuple(item for _, group in sorted(by_label.items()) for item in sorted(group, key=place)[:shots])
+    return tuple(item for group in by_label.values() for item in sorted(group, key=place)[:shots])

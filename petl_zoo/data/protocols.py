@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from registry import PROTOCOLS
 
 from .classification import Images, Item, Labelled, few_shot, halves
+from .glyphs.atlas import STYLES
 from .glyphs.dataset import Glyphs, every_concept
 from .glyphs.pairs import PRETRAINING_STYLES, GlyphPairs
 
@@ -31,7 +32,7 @@ class Parts:
 
     Attributes:
         train: what is trained on; its ``classes`` are the training classes.
-        val: what settings are chosen by; no image or label of it is in ``test``.
+        val: what settings are chosen by; it shares no image with ``train`` or ``test``.
         test: what is reported, by name.
     """
 
@@ -79,6 +80,9 @@ class _Shots(Protocol):
     Attributes:
         shots: training images a class; 0 takes all.
         val_shots: validation images a class; by default min(shots, 4), or 4 where all images are trained on.
+
+    Raises:
+        ValueError: a number is out of its range.
     """
 
     shots: int = 16
@@ -95,14 +99,20 @@ class _Shots(Protocol):
         if not isinstance(source, Labelled):
             raise ValueError(f"protocol {self.name} needs a labelled data set, not {type(source).__name__}")
         val_shots = self.val_shots or min(self.shots or VAL_SHOTS, VAL_SHOTS)
-        train = few_shot(source.items["train"], self.shots, seed) if self.shots else source.items["train"]
-        return train, few_shot(source.items["val"], val_shots, seed)
+        train, val = source.items["train"], source.items["val"]
+        if self.shots:
+            train = few_shot(train, self.shots, seed, names=source.names)
+        return train, few_shot(val, val_shots, seed, names=source.names, option="protocol.val_shots")
 
 
 @PROTOCOLS.register_module()
 @dataclass(frozen=True, kw_only=True)
 class FewShot(_Shots):
     """Train on a few shots of every class, test on all test images.
+
+    What the test images show: on Glyphs with ``subgroups`` other objects than the shots and the validation
+    images, by the same artist; with ``concepts`` the same drawings as the shots in other renderings (size,
+    turn, place, background), since an artist has one drawing of an object; on ``SplitZhou`` other photos.
 
     Source: Zhou et al. 2022 (CoOp), section 4.1. Their shots come from a seeded shuffle; ours from a hash.
     """
@@ -124,9 +134,12 @@ class BaseToNew(_Shots):
     """Train on half of the classes, test on them and on the other half, each among themselves.
 
     The base classes are the first ceil(C / 2) labels. Shots are drawn over all classes before the new ones
-    are dropped. On Glyphs with ``concepts`` the test images are other renderings of the drawings that the
-    shots show, since a style has one drawing of an object: base accuracy measures fitting, new accuracy
-    measures what the tuner keeps.
+    are dropped.
+
+    What the test images show: on Glyphs with ``concepts`` the base images are other renderings of the
+    drawings that the shots show, since an artist has one drawing of an object, and the new images show
+    drawings that no shot shows: base accuracy measures fitting, new accuracy what the tuner keeps. With
+    ``subgroups`` all test images show other objects than the shots; on ``SplitZhou`` other photos.
 
     Source: Zhou et al. 2022 (CoCoOp), section 4.1.
     """
@@ -135,16 +148,14 @@ class BaseToNew(_Shots):
 
     def split(self, source: Labelled, seed: int) -> Parts:
         train, val = self.draw(source, seed)
+        base, new = halves(source.names)
+        if not new:
+            raise ValueError(f"protocol {self.name} needs at least two classes; {source.name} has {len(base)}")
         test = source.items["test"]
-        base, new = halves(test)
-
-        def keep(items: tuple[Item, ...], labels: set[int]) -> list[Item]:
-            return [item for item in items if item.label in labels]
-
         return Parts(
-            source.images(keep(train, base), augment=True),
-            source.images(keep(val, base)),
-            {"base": source.images(keep(test, base)), "new": source.images(keep(test, new))},
+            source.images(train, labels=base, augment=True),
+            source.images(val, labels=base),
+            {"base": source.images(test, labels=base), "new": source.images(test, labels=new)},
         )
 
     def summary(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -159,10 +170,18 @@ class StyleShift(_Shots):
     """Train on one artist's drawings, test on those and on other artists' drawings of the same objects.
 
     The analogue of domain generalisation (ImageNet to its variants) on Glyphs. From ``flat``, ``fluent`` is a
-    near shift (the same drawings with shading), the others are far.
+    near shift (the same drawings with shading), the others are far. Each test is among all classes of the
+    data set, also where a style lacks some of the drawings.
+
+    What the test images show: with ``concepts`` the objects of the shots, in the data set's own style the
+    very drawings of the shots in other renderings, in the others drawings by other hands. With
+    ``subgroups`` other objects in every style.
 
     Attributes:
         targets: the styles that are tested beside the data set's own.
+
+    Raises:
+        ValueError: no target, a target twice, or an unknown style.
     """
 
     name: ClassVar[str] = "style_shift"
@@ -170,24 +189,31 @@ class StyleShift(_Shots):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "targets", tuple(self.targets))
+        targets = tuple(self.targets)
+        if not targets or len(set(targets)) < len(targets) or not set(targets) <= set(STYLES):
+            raise ValueError(f"protocol.targets ({targets}) must be some of {', '.join(STYLES)}, each once")
+        object.__setattr__(self, "targets", targets)
 
     def split(self, source: Labelled, seed: int) -> Parts:
         if not isinstance(source, Glyphs):
             raise ValueError(f"protocol {self.name} needs dataset.type='Glyphs', not {type(source).__name__}")
+        if source.style in self.targets:
+            raise ValueError(
+                f"protocol.targets ({self.targets}) must not hold the style that is trained on: leave "
+                f"{source.style!r} out, or set dataset.style to another"
+            )
         train, val = self.draw(source, seed)
-        styles = dict.fromkeys((source.style, *self.targets))
-        tests = {style: source.in_style(style) for style in styles}
+        tests = {style: source.in_style(style).items["test"] for style in (source.style, *self.targets)}
         return Parts(
             source.images(train, augment=True),
             source.images(val),
-            {style: other.images(other.items["test"]) for style, other in tests.items()},
+            {style: source.images(items) for style, items in tests.items()},
         )
 
     def summary(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The mean accuracy over the target styles that are not the source's."""
-        names = [key for key in metrics if key.endswith("/accuracy") and key.split("/")[0] in self.targets]
-        return {"target_mean": sum(metrics[key] for key in names) / len(names)} if names else {}
+        """The mean accuracy over the target styles."""
+        each = [metrics[f"{style}/accuracy"] for style in self.targets]
+        return {"target_mean": sum(each) / len(each)}
 
 
 @PROTOCOLS.register_module()
@@ -195,8 +221,10 @@ class StyleShift(_Shots):
 class Pretraining(Protocol):
     """Train a tiny backbone on Glyphs; test it without adaptation on every concept it was trained on.
 
-    One rendering of each concept in each style; ``flat`` and ``contrast`` were never trained on. Validation
-    shows other renderings of one training style.
+    One rendering of each concept in each style. Validation shows other renderings of one training style.
+
+    What the test images show: in the training styles the drawings that were trained on, in new renderings;
+    in ``flat`` and ``contrast`` drawings that no training image shows.
     """
 
     name: ClassVar[str] = "pretraining"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
 from .faults import ConfigError, Fault
@@ -15,7 +17,7 @@ from .parts import split
 from .schedule import Runtime, Schedule
 
 SECTIONS = ("backbone", "tuner", "head", "dataset", "protocol", "schedule", "runtime")
-FREE_KEYS = ("custom_imports", "work_dir", "model_wrapper_cfg", "activation_checkpointing")
+FREE_KEYS = ("custom_imports", "work_dir")
 
 
 def schedule_of(cfg: Mapping[str, Any]) -> Schedule:
@@ -129,10 +131,13 @@ def assemble(
         "resume": resume,
         "load_from": None if load_from is None else str(load_from),
         "identity": {**identity, "hash": config_hash(identity)},
-        "compile": runtime.compile,
-        # Without device ids, which MMEngine's own default sets, it runs on CPUs too.
-        "model_wrapper_cfg": {"type": "MMDistributedDataParallel", "broadcast_buffers": False},
+        # MMEngine would set device ids, with which a group of CPU processes cannot start.
+        "model_wrapper_cfg": {
+            "type": "MMDistributedDataParallel",
+            "device_ids": [int(os.environ.get("LOCAL_RANK", 0))] if torch.cuda.is_available() else None,
+        },
         "env_cfg": {"dist_cfg": {"backend": "nccl"}},
     }
-    assembled |= {key: cfg[key] for key in FREE_KEYS if key in cfg and key != "work_dir"}
+    if "custom_imports" in cfg:
+        assembled["custom_imports"] = cfg["custom_imports"]
     return Config(assembled, filename=cfg.filename)

@@ -57,7 +57,7 @@ def blaming(section: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, OSError) as error:
         key = re.match(rf"({section}\.\w+)[ :]+", str(error))
         problem = str(error)[key.end() :] if key else str(error)
         raise ConfigError([Fault(key[1] if key else section, problem)]) from error

@@ -65,6 +65,9 @@ class ZooRunner(Runner):
         """Wrap a model for a distributed run; one that trains nothing has nothing to exchange."""
         return super().wrap_model(model_wrapper_cfg, model) if model.roles else model.to(get_device())
 
+    def _init_model_weights(self) -> None:
+        """Leave the weights as they are: MMEngine would call the backbone's ``init_weights`` over its checkpoint."""
+
     def build_logger(self, log_level: int | str = "INFO", log_file: str | None = None, **options: Any) -> MMLogger:
         """Build MMEngine's logger; its file gets everything, the terminal what a reader needs."""
         logger = super().build_logger(log_level=log_level, log_file=log_file, **options)

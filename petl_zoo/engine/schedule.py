@@ -106,7 +106,6 @@ class Runtime:
         checkpoint_interval: epochs between checkpoints.
         keep_checkpoints: how many of the newest checkpoints stay.
         val_interval: epochs between evaluations of the validation set; 0 for none.
-        compile: whether the training step is compiled.
         deterministic: whether CUDA must use deterministic kernels.
         visualizers: MMEngine's visual backends.
         hooks: further MMEngine hooks.
@@ -120,7 +119,6 @@ class Runtime:
     checkpoint_interval: int = 1
     keep_checkpoints: int = 1
     val_interval: int = 0
-    compile: bool = False
     deterministic: bool = False
     visualizers: tuple[str, ...] = ("TensorboardVisBackend",)
     hooks: tuple[Mapping[str, Any], ...] = ()

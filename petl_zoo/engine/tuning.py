@@ -40,12 +40,10 @@ def tune(configs: Sequence[Path], rates: Sequence[float], *, seed: int, out: Pat
     """
     loaded = {path.stem: (path, checked(path, {"runtime.seed": seed})) for path in configs}
     setting = _setting({stem: cfg for stem, (_, cfg) in loaded.items()}, seed)
-    known = json.loads(out.read_text()) if out.is_file() else {}
-    trials: dict[str, list[dict[str, Any]]] = known.get("trials", {}) if known.get("setting") == setting else {}
     content: dict[str, Any] = {"rule": RULE, "seed": seed, "setting": setting}
     for stem, (path, _) in loaded.items():
-        done = {trial["config_hash"]: trial for trial in trials.get(stem, [])}
-        trials[stem] = []
+        done = {trial["config_hash"]: trial for trial in _known(out, setting).get(stem, [])}
+        tried = []
         for rate in rates:
             cfg = checked(path, {"runtime.seed": seed, "schedule.lr": rate, "runtime.val_interval": 0})
             key = config_hash(identity_of(cfg))
@@ -54,11 +52,18 @@ def tune(configs: Sequence[Path], rates: Sequence[float], *, seed: int, out: Pat
                 assembled["log_level"] = "WARNING"
                 _, metrics = fit(assembled)
                 done[key] = {"lr": rate, "accuracy": metrics[METRIC], "config_hash": key}
-            trials[stem].append(done[key])
+            tried.append(done[key])
             print(f"{stem}  lr {rate:g}  validation accuracy {100 * done[key]['accuracy']:.1f} %", flush=True)
+        trials = {**_known(out, setting), stem: tried}  # Read again: another process may tune other configs meanwhile.
         content |= {"trials": dict(sorted(trials.items())), "chosen": {k: _best(v) for k, v in sorted(trials.items())}}
         write_text(out, json.dumps(content, indent=2) + "\n")
     return content
+
+
+def _known(out: Path, setting: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The trials that a file has for a protocol and data."""
+    known = json.loads(out.read_text()) if out.is_file() else {}
+    return known.get("trials", {}) if known.get("setting") == setting else {}
 
 
 def _best(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,13 +11,16 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from petl_zoo.backbones import CLIP
 from petl_zoo.engine import launch
 from petl_zoo.engine.checkpoint import read_checkpoint
+from petl_zoo.engine.config import assemble
 from petl_zoo.engine.faults import RunError
+from petl_zoo.engine.merging import load
 from petl_zoo.results.record import comparable, read_record, validate_record
 from registry import HOOKS
 
-from .conftest import MAPLE, SMALL, arguments
+from .conftest import CONFIGS, MAPLE, SMALL, arguments
 
 Run = tuple[Path, dict[str, Any]]
 
@@ -85,6 +88,16 @@ def test_a_checkpoint_holds_the_tuner_alone(maple_run: Run) -> None:
     state = trained(work_dir)
     assert sum(tensor.numel() for tensor in state.values()) == record["cost"]["parameters"]["trainable"]
     assert not [name for name in state if name.startswith("backbone.")]
+
+
+def test_training_leaves_the_backbone_as_its_checkpoint_has_it(tmp_path: Path) -> None:
+    sizes = {key.removeprefix("backbone."): value for key, value in SMALL.items() if key.startswith("backbone.")}
+    weights = CLIP(image_size=48, patch_size=8, context_length=32, vocabulary=2000, act="gelu", **sizes).state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    options = {**MAPLE, "backbone.checkpoint": str(tmp_path / "weights.pth"), "schedule.epochs": 1}
+    runner, _ = launch.fit(assemble(load(CONFIGS / "glyphs" / "clip_maple.py", options), work_dir=tmp_path / "run"))
+    state = runner.vl_model.backbone.state_dict()
+    assert all(torch.equal(state[name], weights[name]) for name in weights)
 
 
 def test_testing_a_checkpoint_repeats_the_metrics(maple_run: Run, tmp_path: Path) -> None:

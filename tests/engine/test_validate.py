@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from petl_zoo.engine import launch
+from petl_zoo.engine.counting import count_parameters
 from petl_zoo.engine.faults import ConfigError
 from petl_zoo.engine.merging import load
 from petl_zoo.engine.signatures import fits
@@ -48,7 +50,7 @@ def test_a_right_config_has_no_fault() -> None:
         ({"tuner": 3}, ["tuner: 3 is not allowed; give a dict"]),
         ({"tuner.depth": 9}, ["tuner.depth: depth (9) is more than the text stream's 2 layers: use 1 to 2"]),
         ({"tuner.depth": 0}, ["tuner.depth: depth (0) must be at least 1"]),
-        ({"protocol.shots": 1000}, ["protocol", "1000 shots a class were asked for", "lower protocol.shots"]),
+        ({"protocol.shots": 1000}, ["protocol.shots: (1000)", "classes have fewer images", "lower protocol.shots"]),
         ({"protocol.shots": -1}, ["protocol.shots: (-1) must be at least 0"]),
         ({"dataset.style": "flatt"}, ["dataset.style: ('flatt') must be one of", "flat"]),
         ({"dataset.image_size": 224}, ["dataset.image_size: 224 pixels, but backbone.image_size is 48"]),
@@ -127,6 +129,21 @@ def test_nothing_is_written_for_a_config_with_faults(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         launch.train(arguments("clip_maple", tmp_path / "run", {**MAPLE, "tuner.depth": 9}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("backbone", "tuner", "options", "words"),
+    [
+        ("clip_vit_b61", "maple", {}, "did you mean 'clip_vit_b16'?"),
+        ("clip_vit_b16", "mapel", {}, "did you mean 'maple'?"),
+        ("clip_vit_b16", "maple", {"tuner.dpeth": 3}, "did you mean 'depth'?"),
+        ("clip_vit_b16", "maple", {"schedule.lr": 3}, "only backbone.KEY and tuner.KEY can be set here"),
+        ("clip_tiny", "maple", {}, "depth (9) is more than the text stream's 3 layers"),
+    ],
+)
+def test_counting_what_cannot_be_is_told(backbone: str, tuner: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        count_parameters(backbone, tuner, options)
 
 
 @pytest.mark.parametrize(

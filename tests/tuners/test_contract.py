@@ -236,7 +236,7 @@ def test_fast_path_equals_the_plain_one(options: dict[str, Any], batch: dict[str
     results = []
     for plain in (False, True):
         model.backbone.plain = plain
-        model._features.clear()
+        model.forget()
         model.zero_grad()
         loss = model(**batch, mode="loss")["loss"]
         if loss.requires_grad:

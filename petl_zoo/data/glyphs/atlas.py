@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -48,6 +49,11 @@ class Concept:
     hexcode: str
     styles: tuple[str, ...]
     pretrain: bool
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Concept:
+        """From a row of ``glyphs.json``."""
+        return cls(**{**row, "keywords": tuple(row["keywords"]), "styles": tuple(row["styles"])})
 
     @property
     def noun(self) -> str:
@@ -106,10 +112,7 @@ def metadata_hash() -> str:
 @cache
 def concepts() -> tuple[Concept, ...]:
     """All concepts, in the order of the sheets."""
-    rows = _metadata()["concepts"]
-    return tuple(
-        Concept(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows
-    )
+    return tuple(Concept.from_row(row) for row in _metadata()["concepts"])
 
 
 @cache
@@ -134,10 +137,10 @@ def glyphs(style: str) -> Tensor:
     if style not in STYLES:
         raise ValueError(f"no glyph style {style!r}; the atlas has {', '.join(STYLES)}")
     size, columns = _metadata()["size"], _metadata()["columns"]
-    sheet = np.asarray(Image.open(FOLDER / f"{style}.webp").convert("RGBA"))
-    cells = sheet.reshape(-1, size, columns, size, 4).transpose(
-        0, 2, 4, 1, 3
-    )  # (rows, columns, 4, size, size)
+    with Image.open(FOLDER / f"{style}.webp") as image:
+        sheet = np.asarray(image.convert("RGBA"))
+    # (rows, size, columns, size, 4) -> (rows, columns, 4, size, size)
+    cells = sheet.reshape(-1, size, columns, size, 4).transpose(0, 2, 4, 1, 3)
     straight = torch.from_numpy(cells.reshape(-1, 4, size, size)[: len(concepts())].copy())
     coverage = straight[:, 3:].float() / 255
     premultiplied = (straight[:, :3].float() * coverage).round().to(torch.uint8)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from petl_zoo.data.classes import ClassNames
 from petl_zoo.data.classification import Images, Item, Labelled, Reader, read_split
 from registry import DATASETS
 
@@ -130,7 +131,4 @@ def every_concept(style: str, *, size: int = 48, tag: str = "all") -> Images:
     """
     shown = [c for c in concepts() if c.pretrain and style in c.styles]
     items = [Item(f"{style}/{c.id}/{tag}", label, c.name) for label, c in enumerate(shown)]
-    source = Labelled()
-    source.templates = ("a photo of a {}.",)
-    source.reader = lambda *, augment: GlyphReader(size=size, augment=augment)  # type: ignore[method-assign]
-    return source.images(items)
+    return Images(items, ClassNames(tuple(c.name for c in shown)), GlyphReader(size=size))

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from petl_zoo.data.classes import ClassNames
 from registry import DATASETS
 
-from .atlas import Concept, concepts, glyphs, metadata_hash
+from .atlas import STYLES, Concept, concepts, glyphs, metadata_hash
 from .render import View, render
 
 __all__ = ["PRETRAINING_STYLES", "TEMPLATES", "GlyphPairs"]
@@ -70,7 +70,13 @@ class GlyphPairs(Dataset):
             subgroup_share: share of batches whose classes are the subgroups.
             jitter: colour jitter, 0 to 1.
             ramp: share of the training after which the views are as free as they get.
+
+        Raises:
+            ValueError: no style, or an unknown one.
         """
+        unknown = [style for style in styles if style not in STYLES]
+        if unknown or not styles:
+            raise ValueError(f"dataset.styles ({styles!r}) must be some of {', '.join(STYLES)}")
         self.name, self.hash = "GlyphPairs", metadata_hash()
         self.length, self.size, self.negatives = length, size, negatives
         self.template_share, self.subgroup_share = template_share, subgroup_share

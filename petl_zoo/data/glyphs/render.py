@@ -42,8 +42,7 @@ class View:
         white: probability of a white background; otherwise one of ``COLOURS``, a little off.
         jitter: 0 to 1, how far the glyph's contrast, saturation and colour balance vary.
         contrast: least mean distance (0 to 1) between glyph and background; below it the background becomes
-            white
-            behind a dark glyph and black behind a light one.
+            white behind a dark glyph and black behind a light one.
     """
 
     scale: tuple[float, float] = (0.6, 1.0)
