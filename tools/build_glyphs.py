@@ -339,12 +339,8 @@ def build(modules: Path, out: Path, quality: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--packages", type=Path, help="folder that holds node_modules (default: install them)"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--packages", type=Path, help="folder that holds node_modules (default: install them)")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to (default: %(default)s)")
     parser.add_argument("--quality", type=int, default=80, help="quality of the sheets, 1 to 100")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw a contact sheet instead of building")

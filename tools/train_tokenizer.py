@@ -85,9 +85,7 @@ def train(size: int) -> Tokenizer:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     parser.add_argument("--size", type=int, default=2000, help="entries of the vocabulary")
     parser.add_argument("--context", type=int, default=32, help="most tokens of a text")

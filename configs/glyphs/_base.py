@@ -8,3 +8,6 @@ with read_base():
     from .._base_.protocols.base_to_new import *
     from .._base_.runtime import *
     from .._base_.schedules.sgd import *
+
+# The paper's 5 epochs at batch 4 take three times as long here and gain little.
+schedule.update(epochs=6, batch_size=16)

@@ -29,9 +29,7 @@ class ClassNames:
             raise ValueError("ClassNames needs at least one name and one template")
         for template in self.templates:
             if template.count("{}") != 1:
-                raise ValueError(
-                    f"the template {template!r} must hold '{{}}' once, where the class name goes"
-                )
+                raise ValueError(f"the template {template!r} must hold '{{}}' once, where the class name goes")
 
     def __len__(self) -> int:
         return len(self.names)

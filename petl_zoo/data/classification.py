@@ -85,9 +85,7 @@ class Labelled:
         """The class name of each label that occurs in any part."""
         return {item.label: item.name for part in PARTS for item in self.items[part]}
 
-    def images(
-        self, items: Iterable[Item], *, labels: Iterable[int] | None = None, augment: bool = False
-    ) -> Images:
+    def images(self, items: Iterable[Item], *, labels: Iterable[int] | None = None, augment: bool = False) -> Images:
         """A set of images, told apart among the classes of ``labels`` and numbered from 0 in their order.
 
         The classes do not depend on ``items``: a class without an image is still a wrong answer for others.
@@ -118,9 +116,7 @@ class Layout:
 # file.
 LAYOUTS = {
     "Caltech101": Layout("caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json"),
-    "OxfordPets": Layout(
-        "oxford_pets", "images", "split_zhou_OxfordPets.json", "a photo of a {}, a type of pet."
-    ),
+    "OxfordPets": Layout("oxford_pets", "images", "split_zhou_OxfordPets.json", "a photo of a {}, a type of pet."),
     "StanfordCars": Layout("stanford_cars", "", "split_zhou_StanfordCars.json"),
     "Flowers102": Layout(
         "oxford_flowers", "jpg", "split_zhou_OxfordFlowers.json", "a photo of a {}, a type of flower."
@@ -129,9 +125,7 @@ LAYOUTS = {
     "SUN397": Layout("sun397", "SUN397", "split_zhou_SUN397.json"),
     "DTD": Layout("dtd", "images", "split_zhou_DescribableTextures.json", "{} texture."),
     "EuroSAT": Layout("eurosat", "2750", "split_zhou_EuroSAT.json", "a centered satellite photo of {}."),
-    "UCF101": Layout(
-        "ucf101", "UCF-101-midframes", "split_zhou_UCF101.json", "a photo of a person doing {}."
-    ),
+    "UCF101": Layout("ucf101", "UCF-101-midframes", "split_zhou_UCF101.json", "a photo of a person doing {}."),
 }
 
 
@@ -142,9 +136,7 @@ class SplitZhou(Labelled):
     A missing split file is not made anew: that would draw other images than the published results used.
     """
 
-    def __init__(
-        self, *, name: str, root: str, image_size: int = 224, template: str | None = None
-    ) -> None:
+    def __init__(self, *, name: str, root: str, image_size: int = 224, template: str | None = None) -> None:
         """Read the split file.
 
         Args:
@@ -265,7 +257,7 @@ def few_shot(
         option: the config key that asked for so many; the error names it.
 
     Raises:
-        ValueError: a class has fewer images; the message lists all such classes.
+        ValueError: a class has fewer images; the message lists these classes, the first 20 by name.
     """
     by_label: dict[int, list[Item]] = {label: [] for label in sorted(names)}
     for item in items:
@@ -273,9 +265,10 @@ def few_shot(
     short = [f"{names[label]} ({len(group)})" for label, group in by_label.items() if len(group) < shots]
     if short:
         fewest = min(len(group) for group in by_label.values())
+        more = f" and {len(short) - 20} more" if len(short) > 20 else ""
         raise ValueError(
             f"{option} ({shots}): {len(short)} of {len(names)} classes have fewer images: "
-            f"{', '.join(short)}; "
+            f"{', '.join(short[:20])}{more}; "
             + (f"lower {option} to at most {fewest}" if fewest else "take a data set that has images of each class")
         )
 

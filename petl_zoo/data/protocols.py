@@ -231,9 +231,7 @@ class Pretraining(Protocol):
 
     def split(self, source: GlyphPairs, seed: int) -> Parts:
         if not isinstance(source, GlyphPairs):
-            raise ValueError(
-                f"protocol {self.name} needs dataset.type='GlyphPairs', not {type(source).__name__}"
-            )
+            raise ValueError(f"protocol {self.name} needs dataset.type='GlyphPairs', not {type(source).__name__}")
         tests = (*PRETRAINING_STYLES, "flat", "contrast")
         return Parts(
             source,

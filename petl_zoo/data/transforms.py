@@ -70,10 +70,6 @@ class FileReader:
             with Image.open(path) as image:
                 return self.transform(image.convert("RGB"))
         except FileNotFoundError:
-            raise ValueError(
-                f"image {path} does not exist: unpack the data set there, or set dataset.root"
-            ) from None
+            raise ValueError(f"image {path} does not exist: unpack the data set there, or set dataset.root") from None
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"image {path} cannot be read ({error}): replace the file, it may be truncated"
-            ) from error
+            raise ValueError(f"image {path} cannot be read ({error}): replace the file, it may be truncated") from error

@@ -65,6 +65,7 @@ def assemble(
     schedule, runtime = schedule_of(cfg), runtime_of(cfg)
     data = {"dataset": dict(cfg["dataset"]), "protocol": cfg.get("protocol"), "seed": runtime.seed}
     parts = split(**data)
+    folder = work_dir or default_work_dir(cfg)
 
     def loader(part: str, batch_size: int, shuffle: bool) -> dict[str, Any]:
         return {
@@ -126,7 +127,9 @@ def assemble(
         },
         "randomness": {"seed": runtime.seed, "deterministic": runtime.deterministic},
         "default_scope": "petl_zoo",
-        "work_dir": str(work_dir or default_work_dir(cfg)),
+        "work_dir": str(folder),
+        # MMEngine adds the second and shares logs between runs of one name: those of one process must differ.
+        "experiment_name": "_".join(folder.resolve().parts[-3:]).replace("/", ""),
         "launcher": launcher,
         "resume": resume,
         "load_from": None if load_from is None else str(load_from),

@@ -34,7 +34,7 @@ class Concept:
         article: ``'a '``, ``'an '`` or, for plurals and substances, ``''``.
         keywords: further English words for it.
         group: one of five coarse groups, such as ``food-drink``.
-        subgroup: one of about 55 fine groups, such as ``food-fruit``.
+        subgroup: one of 43 fine groups, such as ``food-fruit``.
         hexcode: the emoji's code points.
         styles: the styles that draw it.
         pretrain: whether the shipped backbones were pretrained on it.

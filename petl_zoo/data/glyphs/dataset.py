@@ -47,18 +47,14 @@ class GlyphReader:
             moved = draws[:, :5] + 0.3 * (torch.rand(len(draws), 5) - 0.5)
             moved[:, 2] = torch.rand(len(draws))  # the mirror
             draws = torch.cat([moved.clamp(0, 1), draws[:, 5:DRAWS]], 1)
-        return render(
-            torch.stack([self._glyph(path) for path in paths]), size=self.size, view=self.view, draws=draws
-        )
+        return render(torch.stack([self._glyph(path) for path in paths]), size=self.size, view=self.view, draws=draws)
 
     def _glyph(self, path: str) -> Tensor:
         style, _, rest = path.partition("/")
         concept = rest.partition("/")[0]
         index = concept_index().get(concept)
         if style not in STYLES or index is None or style not in concepts()[index].styles:
-            raise ValueError(
-                f"glyph path {path!r} names no drawing; it must be style/concept/number as in glyphs.json"
-            )
+            raise ValueError(f"glyph path {path!r} names no drawing; it must be style/concept/number as in glyphs.json")
         return glyphs(style)[index]
 
 
@@ -98,9 +94,7 @@ class Glyphs(Labelled):
         self.name, self.templates = f"Glyphs/{classes}/{style}", (template,)
         split, digest = read_split(FOLDER / f"split_{classes}.json")
         self.items = {part: tuple(_in_style(rows, style)) for part, rows in split.items()}
-        atlas = hashlib.sha256(
-            (FOLDER / "glyphs.json").read_bytes() + (FOLDER / f"{style}.webp").read_bytes()
-        )
+        atlas = hashlib.sha256((FOLDER / "glyphs.json").read_bytes() + (FOLDER / f"{style}.webp").read_bytes())
         parts = [digest, atlas.hexdigest(), style, image_size, asdict(TEST_VIEW)]
         self.hash = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -109,9 +103,7 @@ class Glyphs(Labelled):
 
     def in_style(self, style: str) -> Glyphs:
         """The same classes drawn by another artist."""
-        return Glyphs(
-            classes=self.classes, style=style, image_size=self.image_size, template=self.templates[0]
-        )
+        return Glyphs(classes=self.classes, style=style, image_size=self.image_size, template=self.templates[0])
 
 
 def _in_style(rows: Sequence[Item], style: str) -> list[Item]:

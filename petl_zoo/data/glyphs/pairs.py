@@ -86,9 +86,7 @@ class GlyphPairs(Dataset):
         self.classes = ClassNames(tuple(concept.name for concept in self.concepts))
         self.kinds = sorted({concept.kind for concept in self.concepts})
         self.kind_of = torch.tensor([self.kinds.index(concept.kind) for concept in self.concepts])
-        drawn = [
-            (style, label) for style in styles for label, c in enumerate(self.concepts) if style in c.styles
-        ]
+        drawn = [(style, label) for style in styles for label, c in enumerate(self.concepts) if style in c.styles]
         self.labels = torch.tensor([label for _, label in drawn])
         self.glyphs = torch.stack([glyphs(style)[seen[label]] for style, label in drawn])  # (P, 4, 64, 64)
 
