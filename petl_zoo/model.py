@@ -157,10 +157,12 @@ class VLModel(BaseModel):
     def class_features(self, classes: ClassNames, plan: Plan) -> Tensor:
         """Text features of class names, not normalised: (C, E), or (B, C, E) for a conditioned tuner.
 
-        Several templates are averaged as CLIP does, normalised. Features that cannot have changed are not computed again: in
-        evaluation while the trained parameters stay as they are, in training where no trained parameter reaches them.
+        Several templates are averaged as CLIP does, normalised. Features that cannot have changed are not computed
+        again: in evaluation while the trained parameters stay as they are, in training where no trained parameter
+        reaches them.
         """
-        precision = torch.get_autocast_dtype(self._device_type()) if torch.is_autocast_enabled(self._device_type()) else None
+        device = self._device_type()
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         key = (classes, precision)
         versions = tuple(p._version for p in self.trained_parameters().values())
         if key in self._features and not self.tuner.conditioned:

@@ -1,8 +1,9 @@
 """Compare with tensors computed by the methods' official code.
 
-Every folder in ``tests/golden``, and in the folder that ``PETL_ZOO_GOLDEN`` names, is one case: ``weights.safetensors`` under
-the official names, ``io.safetensors`` with inputs, outputs and gradients (``grad.NAME``), and ``meta.json``. A kind of case is a
-function that puts the official parameters into ours; sizes are read from shapes, so a case of other sizes needs no code.
+Every folder in ``tests/golden``, and in the folder that ``PETL_ZOO_GOLDEN`` names, is one case:
+``weights.safetensors`` under the official names, ``io.safetensors`` with inputs, outputs and gradients (``grad.NAME``),
+and ``meta.json``. A kind of case is a function that puts the official parameters into ours; sizes are read from shapes,
+so a case of other sizes needs no code.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ def prompts(case: Case, *patterns: str) -> list[Tensor]:
 
 # A kind of case: a function from the case to the tuner and the official name of each of the tuner's parameters.
 Made = tuple[Tuner, dict[str, str]]
-DEEP_TEXT, DEEP_VISION = r"transformer\.resblocks\.\d+\.VPT_shallow", r"visual\.transformer\.resblocks\.\d+\.VPT_shallow"
+DEEP_TEXT = r"transformer\.resblocks\.\d+\.VPT_shallow"
+DEEP_VISION = r"visual\.transformer\.resblocks\.\d+\.VPT_shallow"
 
 
 def coop(case: Case) -> Made:
@@ -268,7 +270,8 @@ def check_prompts(case: Case, model: VLModel, plan: Any) -> None:
     if "prompts" not in case.io or model.tuner.conditioned:
         return
     backbone = model.backbone
-    assert isinstance(backbone, CLIP) and model.tuner.template is not None
+    assert isinstance(backbone, CLIP)
+    assert model.tuner.template is not None
     text = model.text(model.tuner.template, case.names)
     context = plan.of("text").context
     x = place(backbone.text_embed.token(text.ids)[None], text.slots, context.reshape(1, -1, *context.shape[-2:]))[0]
@@ -278,7 +281,7 @@ def check_prompts(case: Case, model: VLModel, plan: Any) -> None:
 
 
 def check_positions(case: Case) -> None:
-    """CoOp's other settings with the same vectors: the class name in the middle or in front, class-specific contexts."""
+    """CoOp's other settings with the same vectors: the name in the middle or in front, class-specific contexts."""
     batch = case.batch()
     length = len(case.weights["prompt_learner.ctx"])
     settings = {
@@ -327,7 +330,8 @@ def check_backbone(case: Case, plain: bool) -> None:
     loss.backward()
     golden = {n.removeprefix("grad."): g for n, g in case.io.items() if n.startswith("grad.")}
     converted, unknown = CLIP_OPENAI.convert(golden)
-    assert not unknown and set(case.meta["learnable"]) == set(golden)
+    assert not unknown
+    assert set(case.meta["learnable"]) == set(golden)
     grads = {name: p.grad for name, p in backbone.named_parameters()}
     rtol, atol = TOLERANCE[case.dtype]["grad"]
     for name, expected in converted.items():

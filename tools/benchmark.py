@@ -2,7 +2,8 @@
 
     python tools/benchmark.py classes --backbone clip_vit_b16 --tuner maple --classes 100 --batch 4
 
-prints one line of JSON: median seconds of a training step with and without them, their ratio, and how far results differ.
+prints one line of JSON: median seconds of a training step with and without them, their ratio, and how far the results
+differ.
 """
 
 from __future__ import annotations

@@ -35,12 +35,12 @@ class Stream:
 class Backbone(nn.Module):
     """A frozen vision-language model.
 
-    A subclass sets ``streams`` and implements the encoders. Parameter names begin with the stream's name (``vision...``,
-    ``text...``), which is how costs are split.
+    A subclass sets ``streams`` and implements the encoders. Parameter names begin with the stream's name
+    (``vision...``, ``text...``), which is how costs are split.
 
     Attributes:
-        plain: compute as plain code does: every text at full length and by itself, every token to the last layer. The same
-            results, slower; what tests and benchmarks compare with.
+        plain: compute as plain code does: every text at full length and by itself, every token to the last layer. The
+            same results, slower; what tests and benchmarks compare with.
     """
 
     plain = False
@@ -79,9 +79,7 @@ class Backbone(nn.Module):
         spec = self.streams[stream]
         tower = self.tower(stream)
         for i in range(spec.first, spec.first + spec.depth):
-            layer = tower.layers[i]
-            assert isinstance(layer, Layer)
-            yield f"{spec.tower}.layers.{i}", layer
+            yield f"{spec.tower}.layers.{i}", tower.layer(i)
 
     def stream_of(self, parameter: str) -> str:
         """The stream that a parameter's name belongs to; ``joint`` where it belongs to none."""

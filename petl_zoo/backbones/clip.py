@@ -79,7 +79,7 @@ class CLIP(Backbone):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise for pretraining as CLIP's paper does: scaled by width and depth, so that the stream keeps its size."""
+        """Initialise for pretraining as CLIP's paper does: scaled by width and depth, so the stream keeps its size."""
         for tower, width in ((self.vision, self.streams["vision"].width), (self.text, self.streams["text"].width)):
             out = width**-0.5 * (2 * len(tower)) ** -0.5
             for name, module in tower.named_modules():

@@ -28,7 +28,7 @@ class Rows:
         return Rows(_cat(front.key, self.key), _cat(front.value, self.value))
 
     def repeat(self, times: int) -> Rows:
-        """Each batch row ``times`` times in a row, without a copy where the batch is one: (B, ...) -> (B times, ...)."""
+        """Each batch row ``times`` times in a row, no copy where the batch is one: (B, ...) -> (B times, ...)."""
 
         def spread(t: Tensor) -> Tensor:
             wide = t[:, None].expand(-1, times, *t.shape[1:])
@@ -93,9 +93,9 @@ class StreamPlan:
     """A prompt method's wishes for one stream.
 
     Attributes:
-        context: vectors that join the embeddings. Text: they take the places of the template's ``[V]`` slots, (n, D) for
-            all classes, (C, n, D) for each class, or (G, 1, n, D) for each image. Vision: tokens that are put behind the
-            patches after the positions were added, (n, D) or (B, n, D).
+        context: vectors that join the embeddings. Text: they take the places of the template's ``[V]`` slots, (n, D)
+            for all classes, (C, n, D) for each class, or (G, 1, n, D) for each image. Vision: tokens that are put
+            behind the patches after the positions were added, (n, D) or (B, n, D).
         swaps: tokens that leave and enter before a layer, by the layer's index.
         rows: rows in front of a layer's self-attention keys and values, by the layer's index.
         cross_rows: the same for cross-attention.

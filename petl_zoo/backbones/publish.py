@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,7 +105,8 @@ def _card(
         "File": f"model.safetensors, {len(weights):,} bytes, sha256 {hashlib.sha256(weights).hexdigest()}",
         "Data": f"{data['name']} ({data['num_train']:,} training samples, hash {data['hash']})",
         "Protocol": f"{protocol['name']}, version {protocol['version']}, hash {protocol['hash']}",
-        "Recipe": f"`{provenance['command']}`, config hash {identity['config_hash']}",
+        # Where a run was written is no part of its recipe.
+        "Recipe": f"`{re.sub(r' --work-dir[ =][^ ]+', '', provenance['command'])}`, config hash {identity['config_hash']}",
         "Precision": provenance["precision"],
         "Learning rate": _or_unknown(record["selection"]["learning_rate"]),
         "Seed": identity["seed"],

@@ -1,7 +1,7 @@
-"""From class names and a template to token ids: where the prompt's slots are, where it ends, and what all classes share.
+"""From class names and a template to token ids: where the prompt's slots are, where it ends, what all classes share.
 
-A template is a format string; ``{}`` is the class name and every ``[V]`` is one slot that a tuner's context vector takes:
-``"[V] [V] of a {}."`` is MaPLe's, ``"a photo of a {}."`` has no slot.
+A template is a format string; ``{}`` is the class name and every ``[V]`` is one slot that a tuner's context vector
+takes: ``"[V] [V] of a {}."`` is MaPLe's, ``"a photo of a {}."`` has no slot.
 """
 
 from __future__ import annotations
@@ -71,12 +71,15 @@ def tokenize(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> TextB
         names: class names; underscores are read as blanks, as everywhere in the field.
 
     Raises:
-        ValueError: no names, a template without ``{}``, or a text longer than the tokenizer's context; the message names it.
+        ValueError: no names, a template without ``{}``, or a text longer than the tokenizer's context; the message
+            names it.
     """
     if not names:
         raise ValueError("there are no class names to tokenise")
     if template.count("{}") != 1 or template.replace("{}", "").count("{"):
-        raise ValueError(f"the template {template!r} must have one '{{}}', the place of the class name, and no other brace")
+        raise ValueError(
+            f"the template {template!r} must have one '{{}}', the place of the class name, and no other brace"
+        )
     rows, slot_rows = [], []
     for name in names:
         row, slots = [tokenizer.start], []
@@ -99,7 +102,9 @@ def tokenize(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> TextB
     length = max(map(len, rows))
     ids = torch.tensor([row + [tokenizer.pad] * (length - len(row)) for row in rows])
     end = torch.tensor([len(row) - 1 for row in rows])
-    marked = [[(token, i in slots) for i, token in enumerate(row[:-1])] for row, slots in zip(rows, slot_rows, strict=True)]
+    marked = [
+        [(token, i in slots) for i, token in enumerate(row[:-1])] for row, slots in zip(rows, slot_rows, strict=True)
+    ]
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*marked, strict=False)))
     shared_slots = sum(slot < shared for slot in slot_rows[0])
     return TextBatch(ids, torch.tensor(slot_rows, dtype=torch.long), end, shared, shared_slots, sum(map(len, rows)))

@@ -1,14 +1,16 @@
 """The one transformer: a ``Layer`` and a ``Tower`` that carry CLIP, BLIP, ALBEF and BEiT-3.
 
 Shapes use these names: B sequences, N tokens, D width, h heads, d = D / h head width, P rows put in front of keys and
-values. ``q``, ``k``, ``v`` and ``out`` are separate Linears under the same names in every backbone, so that a tuner which
-re-parameterises a projection names it once.
+values. ``q``, ``k``, ``v`` and ``out`` are separate Linears under the same names in every backbone, so that a tuner
+which re-parameterises a projection names it once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -202,7 +204,8 @@ class Layer(nn.Module):
     ``adapter`` is an empty slot. A tuner may put a module there; it is called as
     ``adapter(x, after_self, after_cross, stream)`` with the layer's input and the outputs of its attention
     sub-layers (``after_cross`` is None where there is no cross-attention), each (B, N, D), and what it returns is added
-    to the layer's output: parallel to the feed-forward network, after the post-norm if there is one (UniAdapter's place).
+    to the layer's output: parallel to the feed-forward network, after the post-norm if there is one (where UniAdapter
+    puts its own).
     """
 
     adapter: nn.Module | None
@@ -344,6 +347,10 @@ class Tower(nn.Module):
     def __len__(self) -> int:
         return len(self.layers)
 
+    def layer(self, i: int) -> Layer:
+        """Layer i, as what it is."""
+        return cast(Layer, self.layers[i])
+
     def forward(
         self, x: Tensor, run: Run, layers: range | None = None, pooled: Callable[[], Tensor] | None = None
     ) -> Tensor:
@@ -373,7 +380,7 @@ class Tower(nn.Module):
                     split += grown if before <= split else 0
                 front = _joined(front, plan.rows.get(i))
                 cross_front = _joined(cross_front, plan.cross_rows.get(i))
-            layer = self.layers[i]
+            layer = self.layer(i)
             context = run.context[i] if isinstance(run.context, Sequence) else run.context
             wanted = pooled() if pooled is not None and i == layers[-1] else None
             x = self._call(
@@ -395,16 +402,16 @@ class Tower(nn.Module):
         if self.checkpointing and torch.is_grad_enabled():
             from torch.utils.checkpoint import checkpoint
 
-            result: Tensor = checkpoint(layer, x, use_reentrant=False, **options)
+            result: Tensor = checkpoint(partial(layer, **options), x, use_reentrant=False)
             return result
         return layer(x, **options)
 
     def forward_shared(self, prefix: Tensor, suffix: Tensor, end: Tensor, total: int, run: Run) -> Tensor:
         """Run a causal tower over sequences that share their first tokens, the shared tokens once.
 
-        In a causal tower nothing behind a token changes it, so ``prefix`` is the same for every sequence at every layer,
-        deep prompts included. It runs once for each group of sequences; the sequences' own tokens, packed without
-        padding, attend to its keys and values. Exact: the same sums in another order.
+        In a causal tower nothing behind a token changes it, so ``prefix`` is the same for every sequence at every
+        layer, deep prompts included. It runs once for each group of sequences; the sequences' own tokens, packed
+        without padding, attend to its keys and values. Exact: the same sums in another order.
 
         Args:
             end: (C,), position within the suffix of each sequence's last token, the one that is wanted.
@@ -419,14 +426,15 @@ class Tower(nn.Module):
         last = packing.first + end.repeat(groups)  # (G C,), places of the last tokens among the packed
         column = torch.arange(longest, device=suffix.device)
         x = packing.pack(suffix.flatten(0, 1))  # (1, T, D)
-        for i, layer in enumerate(self.layers):
+        for i in range(len(self)):
+            layer = self.layer(i)
             front: Rows | None = None
             for plan, cursor in run.plans:
                 swap = plan.swaps.get(i)
                 if swap is not None:
                     prefix, _ = cursor.swap(prefix, None, swap)
                 front = _joined(front, plan.rows.get(i))
-            at_end = i == len(self.layers) - 1
+            at_end = i == len(self) - 1
             kept: list[Rows] = []
             shared = _headed(front, layer.attn, prefix)
             prefix = self._call(
@@ -477,9 +485,7 @@ def _headed(rows: Rows | None, attention: Attention, x: Tensor) -> Rows | None:
     return Rows(head(rows.key), head(rows.value))
 
 
-def _mask(
-    x: Tensor, padding: Tensor | None, causal: bool, front: int, pooled: Tensor | None = None
-) -> Tensor | None:
+def _mask(x: Tensor, padding: Tensor | None, causal: bool, front: int, pooled: Tensor | None = None) -> Tensor | None:
     """Where queries may look: the causal triangle and the padding, with ``front`` open columns before them.
 
     None where they may look everywhere, or where the triangle alone is left to the attention's own ``causal``.
@@ -493,4 +499,3 @@ def _mask(
     if padding is not None:
         mask = mask & padding[:, None, None]
     return F.pad(mask, (front, 0), value=True)
-

@@ -48,8 +48,9 @@ def benchmark_classes(
 ) -> dict[str, Any]:
     """Time a training step of classification by class names, and what plain code takes for it.
 
-    Plain: every class's text at the full context length and by itself, every token to the last layer, all of it anew in each
-    step. Weights are random, class names are the glyphs' (one to four words), the two take turns after one step each.
+    Plain: every class's text at the full context length and by itself, every token to the last layer, all of it anew in
+    each step. Weights are random, class names are the glyphs' (one to four words), the two take turns after one step
+    each.
 
     Args:
         backbone: name of a file of ``configs/_base_/backbones``.

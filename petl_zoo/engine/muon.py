@@ -75,7 +75,7 @@ class MuonAdamW(Optimizer):
         self.momentum, self.betas, self.eps, self.iterations = momentum, betas, eps, iterations
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Change the parameters that have a gradient."""
         loss = None
         if closure is not None:

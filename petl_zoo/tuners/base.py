@@ -31,8 +31,8 @@ class Tuner(nn.Module):
         identity: whether the model computes the same as without the tuner before the first step.
         conditioned: whether ``plan`` depends on the image, so that class features cannot be shared by images.
         needs_classes: whether parameters belong to class names, so that those must be known when it is attached.
-        template: prompt template with its slots (see ``petl_zoo.backbones.text``), set by ``attach``; None means the data
-            set's own templates.
+        template: prompt template with its slots (see ``petl_zoo.backbones.text``), set by ``attach``; None means the
+            data set's own templates.
     """
 
     needs: frozenset[str] = frozenset()

@@ -18,8 +18,8 @@ from .prompting import check_positive, linear, text_context
 class CoCoOp(Tuner):
     """Shift every context vector by a function of the image: ``v_m(x) = v_m + W2 relu(W1 f(x))``.
 
-    f(x) is the normalised image feature; W1 has E // reduction outputs, W2 the text width. Each image has prompts of its
-    own, so the text tower runs B times; here all images of a batch run at once, with the same sums.
+    f(x) is the normalised image feature; W1 has E // reduction outputs, W2 the text width. Each image has prompts of
+    its own, so the text tower runs B times; here all images of a batch run at once, with the same sums.
 
     Source: Zhou et al. 2022 (arXiv 2203.05557), section 3.2; reduction 16 and the normalised feature as in the code.
     """

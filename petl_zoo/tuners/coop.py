@@ -23,8 +23,8 @@ class CoOp(Tuner):
     A class's prompt is ``[SOS, v_1, ..., v_M, name, ., EOS]``; all classes share the vectors, or each class has its own
     (CSC). Only the embeddings change; trained by cross-entropy.
 
-    Source: Zhou et al. 2022 (arXiv 2109.01134), equation 1 and section 3.2; class-token positions as in the authors' code:
-    ``middle`` puts M // 2 vectors before the name and the rest behind it.
+    Source: Zhou et al. 2022 (arXiv 2109.01134), equation 1 and section 3.2; class-token positions as in the authors'
+    code: ``middle`` puts M // 2 vectors before the name and the rest behind it.
     """
 
     needs = frozenset({"text"})

@@ -20,11 +20,11 @@ INITS = ("text", "zero")
 class LinearProbe(Tuner):
     """Train one weight vector and one bias a class on the normalised image features.
 
-    ``logit_c = s (W_c f + b_c)`` with s the backbone's scale. A class that was not trained keeps its zero-shot weight, its
-    normalised text feature, and no bias: a probe says nothing of new classes.
+    ``logit_c = s (W_c f + b_c)`` with s the backbone's scale. A class that was not trained keeps its zero-shot weight,
+    its normalised text feature, and no bias: a probe says nothing of new classes.
 
-    Source: Radford et al. 2021 (CLIP), section 3.2, but started from the text features as in Wortsman et al. 2022 (arXiv
-    2109.01903, section 3), since few shots from zero fall below zero-shot; ``init='zero'`` is the classic probe.
+    Source: Radford et al. 2021 (CLIP), section 3.2, but started from the text features as in Wortsman et al. 2022
+    (arXiv 2109.01903, section 3), since few shots from zero fall below zero-shot; ``init='zero'`` is the classic probe.
     """
 
     role = "head"

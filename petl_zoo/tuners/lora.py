@@ -19,10 +19,12 @@ from .prompting import check_positive
 class LoRA(Tuner):
     """Add a low-rank update to chosen Linears: ``y = W x + b + (alpha / r) B A dropout(x)``.
 
-    A is (r, in) and starts Kaiming-uniform, B is (out, r) and starts at zero, so the first step starts from the backbone.
+    A is (r, in) and starts Kaiming-uniform, B is (out, r) and starts at zero, so the first step starts from the
+    backbone.
 
-    Source: Hu et al. 2022 (arXiv 2106.09685), equation 3, by the authors' ``loralib.Linear``. Their layer folds the update in
-    at every ``eval()``, which rounds the frozen weights anew each time; here folding is done by ``merge`` alone.
+    Source: Hu et al. 2022 (arXiv 2106.09685), equation 3, by the authors' ``loralib.Linear``. Their layer folds the
+    update in at every ``eval()``, which rounds the frozen weights anew each time; here folding is done by ``merge``
+    alone.
     """
 
     role = "low_rank"
@@ -44,8 +46,8 @@ class LoRA(Tuner):
             rank: r.
             alpha: numerator of the scale alpha / r; None for r, a scale of 1.
             dropout: probability with which an input of the update is dropped.
-            targets: names of Linears within a layer: ``attn.q``, ``attn.k``, ``attn.v``, ``attn.out``, ``cross.q`` ... , ``fc1``,
-                ``fc2``.
+            targets: names of Linears within a layer: ``attn.q``, ``attn.k``, ``attn.v``, ``attn.out``, ``cross.q``
+                and so on, ``fc1``, ``fc2``.
             streams: the streams whose layers are changed.
         """
         super().__init__()
@@ -108,7 +110,7 @@ class LoRA(Tuner):
 
 
 def _linears(layer: nn.Module, targets: Sequence[str]) -> list[tuple[str, nn.Linear]]:
-    """A layer's Linears that are named, or whose experts' are: ``attn.q`` names ``attn.q`` or ``attn.q.vision`` and ``.text``.
+    """A layer's Linears that are named: ``attn.q`` is ``attn.q``, or ``attn.q.vision`` and ``.text`` where experts are.
 
     Raises:
         ValueError: a target names no Linear of the layer; the message lists what there is.

@@ -17,12 +17,12 @@ from .prompting import check_depth, check_positive, equal_linears, linear, rando
 class MaPLe(Tuner):
     """Learn text prompts T_i for the first J layers and couple the vision prompts to them: ``V_i = F_i(T_i)``.
 
-    Layer 1: T_1 takes the places of the first n words of "a photo of a", V_1 stands behind the patches. Before each layer
-    i = 2..J both are replaced; later layers carry them. F_i is Linear(D_text, D_vision) with bias.
+    Layer 1: T_1 takes the places of the first n words of "a photo of a", V_1 stands behind the patches. Before each
+    layer i = 2..J both are replaced; later layers carry them. F_i is Linear(D_text, D_vision) with bias.
 
-    Source: Khattak et al. 2023 (arXiv 2210.03117), equations 3 to 8. As in the authors' code, the deep F_i start as copies
-    of one layer, F_1 apart. Deviation: their prompts and F_1 are half precision throughout; here parameters keep the
-    backbone's dtype and autocast does the rest.
+    Source: Khattak et al. 2023 (arXiv 2210.03117), equations 3 to 8. As in the authors' code, the deep F_i start as
+    copies of one layer, F_1 apart. Deviation: their prompts and F_1 are half precision throughout; here parameters keep
+    the backbone's dtype and autocast does the rest.
     """
 
     needs = frozenset({"vision", "text"})

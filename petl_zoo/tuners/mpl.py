@@ -18,13 +18,14 @@ from .prompting import check_depth, check_positive, equal_linears, linear, rando
 class MPL(Tuner):
     """Before each deep layer add a * n vision prompts, remove the q newest and carry the rest.
 
-    Text prompts T_i of n tokens as in MaPLe, in front of the words "a photo of a". Vision: V_1 = F_0(T_1); before layer i =
-    2..J the last q tokens leave and ``concat_{u=1..a} F_{i,u}(T_i)`` enters, so the sequence grows by a n - q a layer.
+    Text prompts T_i of n tokens as in MaPLe, in front of the words "a photo of a". Vision: V_1 = F_0(T_1); before layer
+    i = 2..J the last q tokens leave and ``concat_{u=1..a} F_{i,u}(T_i)`` enters, so the sequence grows by a n - q a
+    layer.
 
-    Source: Huang, Pedapati, Chen and Gao 2025 (arXiv 2502.14125); the operations as in the authors' code, where the text side
-    replaces only. T_1 starts at the embedding of the placeholder word "X"; all F_{i,u} start as copies of one layer.
-    With q > n the first deep layer has fewer than q prompts, so the official code drops image patches too; this one does
-    the same, and no more than a n tokens may be removed.
+    Source: Huang, Pedapati, Chen and Gao 2025 (arXiv 2502.14125); the operations as in the authors' code, where the
+    text side replaces only. T_1 starts at the embedding of the placeholder word "X"; all F_{i,u} start as copies of one
+    layer. With q > n the first deep layer has fewer than q prompts, so the official code drops image patches too; this
+    one does the same, and no more than a n tokens may be removed.
     """
 
     needs = frozenset({"vision", "text"})
@@ -73,7 +74,7 @@ class MPL(Tuner):
     def plan(self, image: object = None) -> Plan:
         text, vision = {}, {}
         for i in range(1, self.depth):
-            added = [couple(self.text[i]) for couple in self.deep_coupling[i - 1]]
+            added = [couple(self.text[i]) for couple in self.deep_coupling[i - 1].children()]
             text[i] = Swap(self.text[i], self.length)
             vision[i] = Swap(torch.cat(added), self.remove)
         return Plan(

@@ -34,9 +34,9 @@ def equal_linears(count: int, width_in: int, width_out: int, like: torch.Tensor)
 def text_context(backbone: Backbone, length: int, words: str | None) -> tuple[nn.Parameter, str]:
     """The first text prompt and the template around it.
 
-    With ``words`` of at least ``length`` words, the first of them are replaced by vectors that start at their embeddings
-    and the rest stay: 2 vectors and ``a photo of a`` give ``[V] [V] of a {}.``, as in IVLP and MaPLe. Else the vectors
-    are random: ``[V] ... [V] {}.``.
+    With ``words`` of at least ``length`` words, the first of them are replaced by vectors that start at their
+    embeddings and the rest stay: 2 vectors and ``a photo of a`` give ``[V] [V] of a {}.``, as in IVLP and MaPLe. Else
+    the vectors are random: ``[V] ... [V] {}.``.
 
     Shape:
         the prompt is (length, D_text).
@@ -50,7 +50,8 @@ def text_context(backbone: Backbone, length: int, words: str | None) -> tuple[nn
         vectors = backbone.word_vectors(" ".join(names))
         if len(vectors) != len(names):
             raise ValueError(
-                f"init ({words!r}) must be words of one token each, but its {len(names)} words are {len(vectors)} tokens"
+                f"init ({words!r}) must be words of one token each, but its {len(names)} words are "
+                f"{len(vectors)} tokens"
             )
         return nn.Parameter(vectors[:length]), " ".join([SLOT] * length + names[length:] + ["{}."])
     return random_prompt(length, backbone.streams["text"].width, weight), " ".join([SLOT] * length + ["{}."])

@@ -22,11 +22,11 @@ def _deep(prompts: nn.ParameterList) -> dict[int, Swap]:
 class VPT(Tuner):
     """Put n prompt tokens behind the patches, and replace them before each of the first J layers.
 
-    Before layer i < J the last n tokens leave and P_i enters; later layers carry P_{J-1}'s outputs. The text side is the
-    fixed "a photo of a NAME.", not the data set's own template. Depth 1 is VPT-shallow.
+    Before layer i < J the last n tokens leave and P_i enters; later layers carry P_{J-1}'s outputs. The text side is
+    the fixed "a photo of a NAME.", not the data set's own template. Depth 1 is VPT-shallow.
 
-    Source: Jia et al. 2022 (arXiv 2203.12119), equations 4 to 6; in CLIP as in the MaPLe authors' code: tokens at the end of
-    the sequence, before ``ln_pre``, without positions.
+    Source: Jia et al. 2022 (arXiv 2203.12119), equations 4 to 6; in CLIP as in the MaPLe authors' code: tokens at the
+    end of the sequence, before ``ln_pre``, without positions.
     """
 
     needs = frozenset({"vision"})
@@ -64,8 +64,8 @@ class IVLP(Tuner):
     Vision is VPT. In the text the first n words of "a photo of a" are replaced, and before each of the first J layers
     slots 1 to n are replaced again, without positions. A vision depth of 0 is language-only prompting.
 
-    Source: the baseline of Rasheed et al. 2023 (arXiv 2212.03640) and Khattak et al. 2023 (MaPLe, arXiv 2210.03117, Table 1);
-    initialisation as in their code: N(0, 0.02^2) but for the first text prompt.
+    Source: the baseline of Rasheed et al. 2023 (arXiv 2212.03640) and Khattak et al. 2023 (MaPLe, arXiv 2210.03117,
+    Table 1); initialisation as in their code: N(0, 0.02^2) but for the first text prompt.
     """
 
     needs = frozenset({"text"})
