@@ -11,4 +11,4 @@ with read_base():
 
 # AdamW rather than the papers' SGD: one grid of rates then holds the best rate of every tuner, as the rates' scale depends
 # less on the size of a tuner's parameters. Each config's rate was chosen on validation data: trials.json.
-schedule.update(epochs=10, batch_size=32)
+schedule.update(epochs=6, batch_size=32)
