@@ -161,11 +161,14 @@ class VLModel(BaseModel):
         again: in evaluation while the trained parameters stay as they are, in training where no trained parameter
         reaches them.
         """
-        device = self._device_type()
-        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        key = (classes, precision)
+        if self.tuner.conditioned:
+            return self._encode_classes(classes, plan)
+        like = self.backbone.logit_scale
+        kind = like.device.type
+        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = (classes, precision, like.device, like.dtype)
         versions = tuple(p._version for p in self.trained_parameters().values())
-        if key in self._features and not self.tuner.conditioned:
+        if key in self._features:
             features, valid_for = self._features[key]
             if valid_for is None or (valid_for == versions and not torch.is_grad_enabled()):
                 return features
@@ -192,9 +195,6 @@ class VLModel(BaseModel):
         if key not in self._texts:
             self._texts[key] = tokenize(self.backbone.tokenizer, template, names)
         return self._texts[key].to(self.backbone.logit_scale.device)
-
-    def _device_type(self) -> str:
-        return self.backbone.logit_scale.device.type
 
     def forward(self, mode: str = "loss", **batch: Any) -> Any:
         """Run a batch as the data loader gives it; see the head for its keys.

@@ -24,7 +24,7 @@ class Rows:
         return self.key.shape[-2]
 
     def after(self, front: Rows) -> Rows:
-        """These rows with ``front`` before them; a single row of a batch is spread over it."""
+        """These rows with ``front`` before them, in their dtype; a single row of a batch is spread over it."""
         return Rows(_cat(front.key, self.key), _cat(front.value, self.value))
 
     def repeat(self, times: int) -> Rows:
@@ -40,7 +40,7 @@ class Rows:
 def _cat(first: Tensor, second: Tensor) -> Tensor:
     if len(first) != len(second) and first.dim() == second.dim() == 4:
         first = first.expand(len(second), *first.shape[1:])
-    return torch.cat([first, second], dim=-2)
+    return torch.cat([first.to(second.dtype), second], dim=-2)
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class StreamPlan:
         context: vectors that join the embeddings. Text: they take the places of the template's ``[V]`` slots, (n, D)
             for all classes, (C, n, D) for each class, or (G, 1, n, D) for each image. Vision: tokens that are put
             behind the patches after the positions were added, (n, D) or (B, n, D).
-        swaps: tokens that leave and enter before a layer, by the layer's index.
-        rows: rows in front of a layer's self-attention keys and values, by the layer's index.
+        swaps: tokens that leave and enter before a layer, by the layer's index within the stream.
+        rows: rows in front of a layer's self-attention keys and values, by the same index.
         cross_rows: the same for cross-attention.
     """
 

@@ -49,7 +49,8 @@ def publish(checkpoint: Path, out: Path) -> Path:
     full = read_state(checkpoint)
     sizes = _sizes(full, kind, checkpoint)
     state = _halved(full, checkpoint)
-    metadata = {"format": "pt", "family": kind, "record": record["id"], "sizes": json.dumps(sizes)}
+    # One entry, because several are written in an order that changes from run to run.
+    metadata = {"petl_zoo": json.dumps({"family": kind, "record": record["id"], "sizes": sizes})}
     weights = safetensors.torch.save(state, metadata)
     out.mkdir(parents=True, exist_ok=True)
     _write(out / "model.safetensors", weights)
@@ -126,7 +127,8 @@ def _card(
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
     lines += ["", "| Metric | Value | Samples |", "|---|---|---|"]
     lines += [
-        f"| {key} | {metric['value']:.2%} | {metric['n']:,} |" for key, metric in record["metrics"].items()
+        f"| {key} | {metric['value']:.2%} | {'' if metric['n'] is None else format(metric['n'], ',')} |"
+        for key, metric in record["metrics"].items()
     ]
     return "\n".join(lines) + "\n"
 

@@ -75,15 +75,18 @@ class Multiway(nn.Module):
         self.vision = make()
         self.text = make()
 
-    def forward(self, x: Tensor, split: int) -> Tensor:
+    def forward(self, x: Tensor, split: int | Tensor) -> Tensor:
         """Route tokens by position.
 
         Args:
-            split: number of leading tokens of the vision expert; 0 is all text, N is all vision.
+            split: number of leading tokens of the vision expert, 0 is all text and N is all vision; or (B,), True for a
+                sequence whose tokens are all vision's.
 
         Shape:
             x: (B, N, D_in); returns (B, N, D_out).
         """
+        if isinstance(split, Tensor):
+            return torch.where(split[:, None, None], self.vision(x), self.text(x))
         if split <= 0:
             return self.text(x)
         if split >= x.shape[1]:
@@ -95,7 +98,7 @@ def _experts(make: Callable[[], nn.Module], count: int) -> nn.Module:
     return make() if count == 1 else Multiway(make)
 
 
-def _apply(module: nn.Module, x: Tensor, split: int) -> Tensor:
+def _apply(module: nn.Module, x: Tensor, split: int | Tensor) -> Tensor:
     return module(x, split) if isinstance(module, Multiway) else module(x)
 
 
@@ -168,7 +171,7 @@ class Attention(nn.Module):
         rows: Rows,
         mask: Tensor | None = None,
         causal: bool = False,
-        split: int = 0,
+        split: int | Tensor = 0,
         packing: Packing | None = None,
     ) -> Tensor:
         """Attend from ``x`` to ``rows``.
@@ -229,17 +232,17 @@ class Layer(nn.Module):
         self.norm_hidden = _experts(lambda: nn.LayerNorm(hidden, spec.eps), spec.experts) if spec.sub_norm else None
         self.register_module("adapter", None)
 
-    def _feed_forward(self, x: Tensor, split: int) -> Tensor:
+    def _feed_forward(self, x: Tensor, split: int | Tensor) -> Tensor:
         hidden = self.act(_apply(self.fc1, x, split))
         if self.norm_hidden is not None:
             hidden = _apply(self.norm_hidden, hidden, split)
         return _apply(self.fc2, hidden, split)
 
-    def _into(self, x: Tensor, norm: nn.Module, split: int) -> Tensor:
+    def _into(self, x: Tensor, norm: nn.Module, split: int | Tensor) -> Tensor:
         """What a branch reads: ``norm(x)`` in a pre-norm layer, ``x`` in a post-norm one."""
         return _apply(norm, x, split) if self.spec.pre_norm else x
 
-    def _residual(self, x: Tensor, y: Tensor, norm: nn.Module, split: int) -> Tensor:
+    def _residual(self, x: Tensor, y: Tensor, norm: nn.Module, split: int | Tensor) -> Tensor:
         """The one residual rule for a branch's output y: pre-norm ``x + y``, post-norm ``norm(x + y)``."""
         if self.training and self.spec.dropout:
             y = F.dropout(y, self.spec.dropout)
@@ -288,12 +291,14 @@ class Layer(nn.Module):
             keep.append(rows)
         if front is not None:
             rows = rows.after(front)
+        expert: int | Tensor = split
         if pooled is not None:
-            split = split if split <= 0 else int(x.shape[1] <= split)
+            if 0 < split < x.shape[1]:
+                expert = pooled < split
             x, y = _take(x, pooled, packing), _take(y, pooled, packing)
             packing = None
-        y = self.attn(y, rows, mask, causal and mask is None, split, packing)
-        after_self = self._residual(x, y, self.norm1, split)
+        y = self.attn(y, rows, mask, causal and mask is None, expert, packing)
+        after_self = self._residual(x, y, self.norm1, expert)
         attended, after_cross = after_self, None
         if context is not None:
             if self.cross is None or self.norm_cross is None:
@@ -303,10 +308,10 @@ class Layer(nn.Module):
             if cross_front is not None:
                 rows = rows.after(cross_front)
                 seen = None if seen is None else F.pad(seen, (cross_front.key.shape[2], 0), value=True)
-            y = self.cross(self._into(after_self, self.norm_cross, split), rows, seen)
-            attended = after_cross = self._residual(after_self, y, self.norm_cross, split)
-        y = self._feed_forward(self._into(attended, self.norm2, split), split)
-        y = self._residual(attended, y, self.norm2, split)
+            y = self.cross(self._into(after_self, self.norm_cross, expert), rows, seen)
+            attended = after_cross = self._residual(after_self, y, self.norm_cross, expert)
+        y = self._feed_forward(self._into(attended, self.norm2, expert), expert)
+        y = self._residual(attended, y, self.norm2, expert)
         if self.adapter is not None:
             y = y + self.adapter(x, after_self, after_cross, stream)
         return y
@@ -323,7 +328,7 @@ class Run:
         padding: (B, N), True at real tokens; None means that all are real.
         causal: each token sees itself and what is before it.
         split: tokens of the vision expert (moves with vision prompts).
-        context: states that cross-attention reads, or a list of their keys and values for each layer.
+        context: states that cross-attention reads, or their keys and values for each layer that runs.
         context_mask: (B, M), True at real context tokens.
     """
 
@@ -366,22 +371,22 @@ class Tower(nn.Module):
         """
         padding, split = run.padding, run.split
         layers = range(len(self.layers)) if layers is None else layers
-        for i in layers:
+        for index, i in enumerate(layers):
             front: Rows | None = None
             cross_front: Rows | None = None
             for plan, cursor in run.plans:
-                swap = plan.swaps.get(i)
+                swap = plan.swaps.get(index)
                 if swap is not None:
                     before, grown = cursor.position, swap.grown
                     x, padding = cursor.swap(x, padding, swap)
                     for _, other in run.plans:
                         if other is not cursor and other.position > before:
                             other.position += grown
-                    split += grown if before <= split else 0
-                front = _joined(front, plan.rows.get(i))
-                cross_front = _joined(cross_front, plan.cross_rows.get(i))
+                    split += grown if split and before <= split else 0
+                front = _joined(front, plan.rows.get(index))
+                cross_front = _joined(cross_front, plan.cross_rows.get(index))
             layer = self.layer(i)
-            context = run.context[i] if isinstance(run.context, Sequence) else run.context
+            context = run.context[index] if isinstance(run.context, Sequence) else run.context
             wanted = pooled() if pooled is not None and i == layers[-1] else None
             x = self._call(
                 layer,
@@ -474,12 +479,11 @@ def _joined(front: Rows | None, more: Rows | None) -> Rows | None:
 
 
 def _headed(rows: Rows | None, attention: Attention, x: Tensor) -> Rows | None:
-    """Bring a plan's rows, (P, D) or (B, P, D), to the batch, the heads and the dtype of an attention."""
+    """Bring a plan's rows, (P, D) or (B, P, D), to the batch and the heads of an attention."""
     if rows is None:
         return None
 
     def head(t: Tensor) -> Tensor:
-        t = t.to(x.dtype)
         return attention.split_heads(t.expand(len(x), *t.shape[-2:]))  # (B, h, P, d)
 
     return Rows(head(rows.key), head(rows.value))

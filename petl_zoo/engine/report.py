@@ -71,7 +71,7 @@ def make_record(runner: ZooRunner, metrics: Mapping[str, float]) -> Record:
             name: {
                 "value": value,
                 "higher_is_better": True,
-                "n": sizes.get(name.split("/")[0], sum(sizes.values())),
+                "n": sizes.get(name.split("/")[0]),  # None for what the protocol computes from several sets
             }
             for name, value in metrics.items()
         },
@@ -157,7 +157,7 @@ def print_record(record: Record, path: Path) -> None:
     table.add_column("value", justify="right")
     table.add_column("")
     for name, metric in record["metrics"].items():
-        table.add_row(name.replace("_", " "), f"{100 * metric['value']:.1f} %", f"of {metric['n']} images")
+        table.add_row(name.replace("_", " "), f"{100 * metric['value']:.1f} %", f"of {metric['n']} images" if metric["n"] else "")
     table.add_section()
     parameters, times, latency = cost["parameters"], cost["time_s"], cost["latency_s"]
     share = f"{100 * parameters['share']:.3g} % of the backbone's"

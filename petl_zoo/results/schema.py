@@ -88,7 +88,8 @@ SCHEMA: dict[str, Any] = {  # values: Field, Each or a dict of them
         "head": {"type": TEXT},
     },
     # in the protocol's order, the headline first; n: how many samples the value is a mean over
-    "metrics": Each({"value": FRACTION, "higher_is_better": FLAG, "n": POSITIVE}),
+    # A metric that is computed from others, such as a harmonic mean, has no samples of its own.
+    "metrics": Each({"value": FRACTION, "higher_is_better": FLAG, "n": POSITIVE | NULL}),
     # how the learning rate was chosen; trials: the file that lists what was tried
     "selection": {"learning_rate": AMOUNT | NULL, "rule": TEXT | NULL, "trials": TEXT | NULL},
     "cost": {

@@ -126,7 +126,7 @@ def inputs() -> tuple[Tensor, Tensor]:
 def outputs_of(model: CLIPModel | CLIP) -> State:
     images, ids = inputs()
     if isinstance(model, CLIP):
-        batch = TextBatch(ids, torch.empty(2, 0, dtype=torch.long), torch.tensor([3, 4]), 1, 0)
+        batch = TextBatch(ids, torch.empty(2, 0, dtype=torch.long), torch.tensor([3, 4]), 1, 0, 9)
         return {
             "image": model.encode_image(images),
             "text": model.encode_text(batch),
