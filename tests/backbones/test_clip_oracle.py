@@ -56,7 +56,7 @@ def padded(length: int, pad: int) -> Tensor:
 
 def batch(shared: int) -> TextBatch:
     end = torch.tensor([len(row) - 1 for row in IDS])
-    return TextBatch(padded(7, END), torch.empty(3, 0, dtype=torch.long), end, shared, 0)
+    return TextBatch(padded(7, END), torch.empty(3, 0, dtype=torch.long), end, shared, 0, int((end + 1).sum()))
 
 
 @pytest.mark.parametrize(
