@@ -4,4 +4,4 @@ with read_base():
     from .._base_.tuners.linear_probe import *
     from ._base import *
 
-schedule.update(lr=0.0035)
+schedule.update(lr=0.002)

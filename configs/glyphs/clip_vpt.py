@@ -6,4 +6,4 @@ with read_base():
 
 # The tiny CLIP has 6 vision and 3 text layers.
 tuner.update(depth=6)
-schedule.update(lr=0.0025)
+schedule.update(lr=0.008)
