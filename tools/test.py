@@ -1,6 +1,6 @@
 """Evaluate a checkpoint that tools/train.py wrote.
 
-    python tools/test.py configs/glyphs/clip_maple.py work_dirs/clip_maple/seed_1/epoch_5.pth
+    python tools/test.py configs/glyphs/clip_maple.py work_dirs/glyphs/clip_maple/seed_1/epoch_6.pth
 """
 
 from __future__ import annotations

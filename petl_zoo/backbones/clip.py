@@ -117,23 +117,29 @@ class CLIP(Backbone):
         """Text features; what all texts share runs once.
 
         Raises:
-            ValueError: the plan has another number of context vectors than the template has slots.
+            ValueError: the plan has another number of context vectors than the template has slots, or swaps tokens
+                where the slots do not stand behind the start token.
         """
         context = plan.context
         slots = text.slots.shape[1]
         if context is not None and context.shape[-2] != slots:
             raise ValueError(f"the plan has {context.shape[-2]} context vectors, but the template has {slots} slots")
+        if plan.swaps and not text.leading:
+            raise ValueError(
+                "the plan swaps text tokens behind the start token, but the template's slots are not all there: "
+                "put every [V] at its front"
+            )
         if self.plain:
             text = text.padded(self.context_length, self.tokenizer.pad)
         x = self.text_embed(text.ids)[None]  # (1, C, L, D)
         shared, inside = text.shared, text.shared_slots
-        if plan.swaps and inside < slots:
-            shared = inside = 0  # Deep prompts in places that differ from class to class: the plain path.
         if context is not None:
             context = context.reshape((1,) * (4 - context.dim()) + context.shape)  # (G, 1 or C, n, D)
             if context.shape[1] > 1:
                 shared, inside = min(shared, 1), 0  # Each class has its own context: only the start token is shared.
             context = context + self.text_embed.position[text.slots]  # (G, C, n, D)
+        if plan.swaps and inside < slots:
+            shared = inside = 0  # Deep prompts follow a first one that each class has of its own: the plain path.
         head, tail = x[:, :1, :shared], x[:, :, shared:]
         if context is not None:
             head = place(head, text.slots[:1, :inside], context[:, :1, :inside])

@@ -100,14 +100,15 @@ def _card(
 ) -> str:
     identity, provenance, cost = record["identity"], record["provenance"], record["cost"]
     data, protocol, backbone = identity["data"], identity["protocol"], record["components"]["backbone"]
+    # Where a run was written is no part of its recipe.
+    command = re.sub(r" --work-dir[ =][^ ]+", "", provenance["command"])
     facts = {
         "Backbone": f"{backbone['type']}, {sum(t.numel() for t in state.values()):,} parameters, fp16",
         "Sizes": ", ".join(f"{key} {value}" for key, value in sizes.items()),
         "File": f"model.safetensors, {len(weights):,} bytes, sha256 {hashlib.sha256(weights).hexdigest()}",
         "Data": f"{data['name']} ({data['num_train']:,} training samples, hash {data['hash']})",
         "Protocol": f"{protocol['name']}, version {protocol['version']}, hash {protocol['hash']}",
-        # Where a run was written is no part of its recipe.
-        "Recipe": f"`{re.sub(r' --work-dir[ =][^ ]+', '', provenance['command'])}`, config hash {identity['config_hash']}",
+        "Recipe": f"`{command}`, config hash {identity['config_hash']}",
         "Precision": provenance["precision"],
         "Learning rate": _or_unknown(record["selection"]["learning_rate"]),
         "Seed": identity["seed"],

@@ -41,6 +41,7 @@ class TextBatch:
         shared: number of leading tokens that are equal in all texts and before every end token.
         shared_slots: how many of the n slots lie within the shared tokens.
         total: number of tokens of all texts, the pad apart.
+        leading: whether every text's slots stand right behind its start token.
     """
 
     ids: Tensor
@@ -49,6 +50,7 @@ class TextBatch:
     shared: int
     shared_slots: int
     total: int
+    leading: bool = True
 
     def to(self, device: torch.device) -> TextBatch:
         """This batch on another device; itself if it is there already."""
@@ -107,4 +109,6 @@ def tokenize(tokenizer: Tokenizer, template: str, names: Sequence[str]) -> TextB
     ]
     shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*marked, strict=False)))
     shared_slots = sum(slot < shared for slot in slot_rows[0])
-    return TextBatch(ids, torch.tensor(slot_rows, dtype=torch.long), end, shared, shared_slots, sum(map(len, rows)))
+    leading = all(slots == list(range(1, len(slots) + 1)) for slots in slot_rows)
+    slots_at = torch.tensor(slot_rows, dtype=torch.long)
+    return TextBatch(ids, slots_at, end, shared, shared_slots, sum(map(len, rows)), leading)

@@ -16,7 +16,7 @@ from petl_zoo.data.classes import ClassNames
 from petl_zoo.data.glyphs.atlas import concepts
 from petl_zoo.model import VLModel
 
-from .counting import base
+from .counting import base, count_parameters
 from .merging import merge
 
 __all__ = ["benchmark_classes"]
@@ -64,7 +64,11 @@ def benchmark_classes(
     Returns:
         Seconds a step as medians, their ratio, and how far loss and gradients are apart: the loss as it is, a gradient
         relative to its parameter's largest entry.
+
+    Raises:
+        ConfigError: a name or an option is wrong, or the two do not fit together.
     """
+    count_parameters(backbone, tuner, overrides, classes=classes)  # Finds every fault before anything is computed.
     cfg = Config({**base("backbones", backbone)._cfg_dict, **base("tuners", tuner)._cfg_dict})
     merge(cfg, overrides or {})
     known = [concept.name for concept in concepts()]

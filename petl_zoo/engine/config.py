@@ -36,11 +36,12 @@ def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default_work_dir(cfg: Config) -> Path:
-    """``work_dirs/FILE/seed_N``, or the config's ``work_dir``."""
+    """``work_dirs/FILE/seed_N``, FILE as it lies under ``configs``, or the config's ``work_dir``."""
     if cfg.get("work_dir"):
         return Path(cfg["work_dir"])
-    name = Path(cfg.filename).stem if cfg.filename else "run"
-    return Path("work_dirs") / name / f"seed_{runtime_of(cfg).seed}"
+    path = Path(cfg.filename or "run").resolve().with_suffix("")
+    below = path.parts[path.parts.index("configs") + 1 :] if "configs" in path.parts else path.parts[-1:]
+    return Path("work_dirs", *below, f"seed_{runtime_of(cfg).seed}")
 
 
 def assemble(

@@ -157,7 +157,8 @@ def print_record(record: Record, path: Path) -> None:
     table.add_column("value", justify="right")
     table.add_column("")
     for name, metric in record["metrics"].items():
-        table.add_row(name.replace("_", " "), f"{100 * metric['value']:.1f} %", f"of {metric['n']} images" if metric["n"] else "")
+        images = f"of {metric['n']} images" if metric["n"] else ""
+        table.add_row(name.replace("_", " "), f"{100 * metric['value']:.1f} %", images)
     table.add_section()
     parameters, times, latency = cost["parameters"], cost["time_s"], cost["latency_s"]
     share = f"{100 * parameters['share']:.3g} % of the backbone's"

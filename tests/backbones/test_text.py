@@ -34,6 +34,7 @@ def check(
     assert batch.slots.tolist() == [list(row) for row in slots]
     assert batch.end.tolist() == [list(row).index(EOT) for row in rows]
     assert (batch.shared, batch.shared_slots) == (shared, inside)
+    assert batch.leading == all(list(row) == list(range(1, len(row) + 1)) for row in slots)
     assert batch.total == sum(list(row).index(EOT) + 1 for row in rows)
 
 

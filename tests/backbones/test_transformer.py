@@ -141,10 +141,14 @@ def by_hand(layer: Layer, x: Tensor, split: int = 0, front: Rows | None = None) 
         weight = (q[:, part] @ k[:, part].t() / size**0.5).exp()
         heads.append(weight @ v[:, part] / weight.sum(1, keepdim=True))
     y = list(torch.cat(heads, dim=1))
-    y = y if attn.norm is None else each(attn.norm, y)
+    if layer.spec.sub_norm:
+        assert attn.norm is not None
+        y = each(attn.norm, y)
     residual = [a + b for a, b in zip(residual, each(attn.out, y), strict=True)]
     hidden = [F.gelu(t) for t in each(layer.fc1, each(layer.norm2, residual))]
-    hidden = hidden if layer.norm_hidden is None else each(layer.norm_hidden, hidden)
+    if layer.spec.sub_norm:
+        assert layer.norm_hidden is not None
+        hidden = each(layer.norm_hidden, hidden)
     return torch.stack([a + b for a, b in zip(residual, each(layer.fc2, hidden), strict=True)])
 
 

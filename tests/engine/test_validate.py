@@ -42,7 +42,7 @@ def test_a_right_config_has_no_fault() -> None:
         ({"schedule.learning_rate": 1.0}, ["schedule.learning_rate: no such key", "there are epochs"]),
         ({"runtime.sed": 1}, ["runtime.sed", "did you mean 'seed'?"]),
         ({"schedule.optimizer.type": "AdamWW"}, ["schedule.optimizer.type: no schedule.optimizer 'AdamWW'", "AdamW"]),
-        ({"schedule.optimizer.momentun": 1.0}, ["schedule.optimizer.momentun: SGD has no option", "'momentum'?"]),
+        ({"schedule.optimizer.bettas": 1.0}, ["schedule.optimizer.bettas: AdamW has no option", "'betas'?"]),
         ({"runtime.visualizers": ["Tensorboard"]}, ["runtime.visualizers.type: no", "'TensorboardVisBackend'?"]),
         ({"tuner.depth": "three"}, ["tuner.depth: 'three' is not allowed; give int"]),
         ({"schedule.lr": "fast"}, ["schedule.lr: 'fast' is not allowed; give float"]),
