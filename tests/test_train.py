@@ -55,7 +55,13 @@ def test_the_assembled_config_is_printed_and_nothing_run(tmp_path: Path) -> None
 def test_an_interruption_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "tools/train.py", CONFIG, "--work-dir", str(tmp_path / "run"), "--cfg-options", *SMALL]
     running = subprocess.Popen(
-        [*command, "schedule.epochs=1000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "schedule.epochs=1000"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs with interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     waited = time.monotonic()
     while not list(tmp_path.glob("run/epoch_*.pth")) and time.monotonic() - waited < 120:
