@@ -6,4 +6,4 @@ with read_base():
     from .._base import *
     from ..._base_.protocols.style_shift import *
 
-schedule.update(lr=0.008)
+schedule.update(lr=0.032)
