@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from petl_zoo.backbones import Backbone, Plan, StreamPlan, Swap
+from petl_zoo.backbones import Backbone, Plan, StreamPlan
 from registry import TUNERS
 
 from .base import Tuner
-from .prompting import check_depth, check_positive, equal_linears, linear, random_prompt, text_context
+from .prompting import check_depth, check_positive, equal_linears, linear, random_prompt, replacing, text_context
 
 
 @TUNERS.register_module()
@@ -59,10 +59,9 @@ class MaPLe(Tuner):
 
     def plan(self, image: object = None) -> Plan:
         vision = [couple(prompt) for couple, prompt in zip(self.coupling, self.text, strict=True)]
-        n = self.length
         return Plan(
             {
-                "text": StreamPlan(self.text[0], {i: Swap(self.text[i], n) for i in range(1, self.depth)}),
-                "vision": StreamPlan(vision[0], {i: Swap(vision[i], n) for i in range(1, self.depth)}),
+                "text": StreamPlan(self.text[0], replacing(self.text)),
+                "vision": StreamPlan(vision[0], replacing(vision)),
             }
         )

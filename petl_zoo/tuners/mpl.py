@@ -11,7 +11,7 @@ from petl_zoo.backbones import Backbone, Plan, StreamPlan, Swap
 from registry import TUNERS
 
 from .base import Tuner
-from .prompting import check_depth, check_positive, equal_linears, linear, random_prompt
+from .prompting import check_depth, check_positive, equal_linears, linear, random_prompt, replacing
 
 
 @TUNERS.register_module()
@@ -72,14 +72,13 @@ class MPL(Tuner):
         return self.depth * self.length * text + maps * (text * vision + vision)
 
     def plan(self, image: object = None) -> Plan:
-        text, vision = {}, {}
+        vision = {}
         for i in range(1, self.depth):
             added = [couple(self.text[i]) for couple in self.deep_coupling[i - 1].children()]
-            text[i] = Swap(self.text[i], self.length)
             vision[i] = Swap(torch.cat(added), self.remove)
         return Plan(
             {
-                "text": StreamPlan(self.text[0], text),
+                "text": StreamPlan(self.text[0], replacing(self.text)),
                 "vision": StreamPlan(self.coupling(self.text[0]), vision),
             }
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
-from petl_zoo.backbones import Backbone
+from petl_zoo.backbones import Backbone, Swap
 from petl_zoo.backbones.text import SLOT
 
 INIT_STD = 0.02  # Standard deviation of random prompts in CoOp, VPT, IVLP, MaPLe and MPL.
@@ -55,6 +57,11 @@ def text_context(backbone: Backbone, length: int, words: str | None) -> tuple[nn
             )
         return nn.Parameter(vectors[:length]), " ".join([SLOT] * length + names[length:] + ["{}."])
     return random_prompt(length, backbone.streams["text"].width, weight), " ".join([SLOT] * length + ["{}."])
+
+
+def replacing(prompts: Iterable[torch.Tensor]) -> dict[int, Swap]:
+    """Swaps in which each prompt but the first replaces the one before it, before the layer of its index."""
+    return {i: Swap(prompt, drop=len(prompt)) for i, prompt in enumerate(prompts) if i > 0}
 
 
 def check_positive(**values: int) -> None:

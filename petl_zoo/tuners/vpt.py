@@ -6,16 +6,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from petl_zoo.backbones import Backbone, Plan, StreamPlan, Swap
+from petl_zoo.backbones import Backbone, Plan, StreamPlan
 from registry import TUNERS
 
 from .base import Tuner
-from .prompting import check_depth, check_positive, random_prompt, text_context
-
-
-def _deep(prompts: nn.ParameterList) -> dict[int, Swap]:
-    """Each prompt but the first replaces the one before it, before the layer of its index."""
-    return {i: Swap(prompt, drop=len(prompt)) for i, prompt in enumerate(prompts) if i > 0}
+from .prompting import check_depth, check_positive, random_prompt, replacing, text_context
 
 
 @TUNERS.register_module()
@@ -54,7 +49,7 @@ class VPT(Tuner):
         return self.depth * self.length * backbone.streams["vision"].width
 
     def plan(self, image: object = None) -> Plan:
-        return Plan({"vision": StreamPlan(context=self.vision[0], swaps=_deep(self.vision))})
+        return Plan({"vision": StreamPlan(context=self.vision[0], swaps=replacing(self.vision))})
 
 
 @TUNERS.register_module()
@@ -113,7 +108,7 @@ class IVLP(Tuner):
         return self.depth * self.length * text + self.vision_depth * self.vision_length * vision
 
     def plan(self, image: object = None) -> Plan:
-        streams = {"text": StreamPlan(context=self.text[0], swaps=_deep(self.text))}
+        streams = {"text": StreamPlan(context=self.text[0], swaps=replacing(self.text))}
         if len(self.vision):
-            streams["vision"] = StreamPlan(context=self.vision[0], swaps=_deep(self.vision))
+            streams["vision"] = StreamPlan(context=self.vision[0], swaps=replacing(self.vision))
         return Plan(streams)

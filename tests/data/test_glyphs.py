@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -16,15 +14,6 @@ from petl_zoo.data.glyphs.render import DRAWS, TEST_VIEW
 
 PATHS = ("flat/monkey/000", "noto/violin/003", "contrast/rose/x", "twemoji/top-hat/1", "flat/monkey/001")
 DARK = 35  # the first channel of the darkest background colour
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The images are small: threads cost more than they bring."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,14 +10,6 @@ import torch
 from petl_zoo.data import GlyphPairs, collate
 from petl_zoo.data.glyphs import View, concepts
 from petl_zoo.data.glyphs.pairs import PRETRAINING_STYLES, TEMPLATES
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def batch(pairs: GlyphPairs, size: int = 32) -> dict[str, Any]:
