@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from petl_zoo.backbones import Backbone, Plan, TextBatch, tokenize
+from petl_zoo.backbones import Backbone, Plan, TextBatch, caption_template, tokenize, tokenize_captions
 from petl_zoo.backbones.checkpoints import Loaded, load_checkpoint
 from petl_zoo.data.classes import ClassNames
 from petl_zoo.heads import Head
@@ -83,12 +83,14 @@ class VLModel(BaseModel):
         self.backbone: Backbone = BACKBONES.build(backbone) if isinstance(backbone, Mapping) else backbone
         self.tuner: Tuner = TUNERS.build(tuner) if isinstance(tuner, Mapping) else tuner
         self.head: Head = HEADS.build(head) if isinstance(head, Mapping) else head
-        check_fit(self.backbone, self.tuner, classes)
+        check_fit(self.backbone, self.tuner, self.head, classes)
 
         self.loaded: Loaded | None = None
-        if self.backbone.checkpoint is not None and not self.backbone.logit_scale.is_meta:
+        if self.backbone.checkpoint is not None and not self.backbone.like.is_meta:
             self.loaded = load_checkpoint(self.backbone, self.backbone.checkpoint)
         self.backbone_parameters = sum(p.numel() for p in self.backbone.parameters())
+        self.backbone.use(self.head.uses(self.backbone))
+        self.head.attach(self.backbone)
         self.tuner.attach(self.backbone, classes)
         self.roles = self.tuner.trained(self.backbone)
         self.roles |= {f"head.{name}": "head" for name, _ in self.head.named_parameters()}
@@ -101,6 +103,7 @@ class VLModel(BaseModel):
 
         self._texts: _Remembered = _Remembered()
         self._features: _Remembered = _Remembered()
+        self.head.start(self)
 
     # The model's state, as far as a tuner's checkpoint goes -------------------------------------------------------
 
@@ -163,7 +166,7 @@ class VLModel(BaseModel):
         """
         if self.tuner.conditioned:
             return self._encode_classes(classes, plan)
-        like = self.backbone.logit_scale
+        like = self.backbone.like
         kind = like.device.type
         precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         key = (classes, precision, like.device, like.dtype)
@@ -194,32 +197,63 @@ class VLModel(BaseModel):
         key = (template, tuple(names))
         if key not in self._texts:
             self._texts[key] = tokenize(self.backbone.tokenizer, template, names)
-        return self._texts[key].to(self.backbone.logit_scale.device)
+        return self._texts[key].to(self.backbone.like.device)
+
+    def caption_text(self, captions: Sequence[str]) -> TextBatch:
+        """Token ids of captions on the model's device, the tuner's slots in front; too long ones are cut."""
+        return self._tokenize_captions(captions)[0].to(self.backbone.like.device)
+
+    def count_cut(self, captions: Sequence[str]) -> int:
+        """How many captions are longer than the backbone reads."""
+        return self._tokenize_captions(captions)[1]
+
+    def _tokenize_captions(self, captions: Sequence[str]) -> tuple[TextBatch, int]:
+        template = caption_template(self.tuner.template)
+        return tokenize_captions(self.backbone.tokenizer, template, captions, self.backbone.caption_length)
 
     def forward(self, mode: str = "loss", **batch: Any) -> Any:
         """Run a batch as the data loader gives it; see the head for its keys.
 
         Args:
-            mode: ``loss`` for a dict of losses, ``predict`` for a list of one dict a sample.
+            mode: ``loss`` for a dict of losses, ``predict`` for a list of one dict a sample, ``tensor`` for normalised
+                image and text features.
         """
         if mode == "loss":
+            self.backbone.constrain()
             return self.head.loss(self, **batch)
         if mode == "predict":
             return self.head.predict(self, **batch)
-        raise ValueError(f"mode ({mode!r}) must be 'loss' or 'predict'")
+        if mode == "tensor":
+            return self.head.features(self, **batch)
+        raise ValueError(f"mode ({mode!r}) must be 'loss', 'predict' or 'tensor'")
 
 
-def check_fit(backbone: Backbone, tuner: Tuner, classes: Sequence[str]) -> None:
-    """Check that a tuner makes sense on a backbone.
+def check_fit(backbone: Backbone, tuner: Tuner, head: Head, classes: Sequence[str]) -> None:
+    """Check that a tuner makes sense on a backbone for a head.
 
     Raises:
-        ValueError: a stream is missing, or class names are.
+        ValueError: a stream is missing, or class names are, or the head cannot work as the tuner does.
     """
-    missing = sorted(tuner.needs - set(backbone.streams))
+    used = head.uses(backbone)
+    missing = sorted(tuner.needs - set(backbone.all_streams))
     if missing:
         raise ValueError(
             f"{type(tuner).__name__} needs the stream {', '.join(missing)}, but {type(backbone).__name__} has "
-            f"{', '.join(backbone.streams)}"
+            f"{', '.join(backbone.all_streams)}"
+        )
+    unused = sorted(tuner.needs - used)
+    if unused:
+        raise ValueError(
+            f"{type(tuner).__name__} needs the stream {', '.join(unused)}, but {type(head).__name__} on "
+            f"{type(backbone).__name__} runs {', '.join(sorted(used))} only"
+        )
+    if tuner.conditioned and not head.conditioned:
+        raise ValueError(
+            f"{type(tuner).__name__} gives every image texts of its own, so {type(head).__name__} would have to encode "
+            "each text once for each image: use it for classification"
         )
     if tuner.needs_classes and not classes:
-        raise ValueError(f"{type(tuner).__name__} has parameters for each class, so the class names must be known")
+        raise ValueError(
+            f"{type(tuner).__name__} has parameters for each class, so the class names must be known; "
+            f"{type(head).__name__} was given none"
+        )

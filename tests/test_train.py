@@ -80,3 +80,4 @@ def test_counting_parameters_prints_one_line_of_json() -> None:
     assert len(done.stdout.splitlines()) == 1
     assert counts["trainable"] == 1_185_024
     assert counts["total"] == 149_620_737 + 1_185_024
+    assert counts["head"] == "retrieval"

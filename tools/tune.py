@@ -22,7 +22,7 @@ from petl_zoo.engine.tuning import tune
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Choose learning rates on validation data.")
     add = parser.add_argument
-    add("configs", nargs="+", type=Path, metavar="CONFIG", help="config files of one protocol and data set")
+    add("configs", nargs="+", type=Path, metavar="CONFIG", help="config files of one protocol, data set and metric")
     add("--lrs", required=True, metavar="A,B,...", type=lambda text: [float(rate) for rate in text.split(",")],
         help="the learning rates, the same for every config")  # fmt: skip
     add("--seed", type=int, default=0, help="seed of all trials (default: %(default)s)")

@@ -7,14 +7,16 @@ or a hub id ``org/name``. Every fault of a file is found before a weight is writ
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from mmengine.logging import MMLogger
 from torch import Tensor
 
 from registry import BACKBONES
@@ -23,6 +25,7 @@ from .base import Backbone
 from .embeddings import resize_positions
 from .formats import FAMILIES, Family, Format, recognise
 from .sources import WEIGHT_FILES, CheckpointError, listed, locate, read_state
+from .transformer import LayerSpec, Tower
 
 __all__ = ["CheckpointError", "Loaded", "inspect_checkpoint", "load_checkpoint"]
 
@@ -37,6 +40,8 @@ class Loaded:
         format: whose names the file holds.
         sha256: of the file's bytes (of all shards in the order of their names), as hex digits.
         tensors: number of the backbone's tensors that were set.
+        missing: those that the file does not hold, by our names: they keep their initialisation.
+        seeded: those that the file does not hold and that start from another part of it, as a decoder does.
     """
 
     source: str
@@ -44,6 +49,8 @@ class Loaded:
     format: str
     sha256: str
     tensors: int
+    missing: tuple[str, ...] = ()
+    seeded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,9 @@ class _Prepared:
     state: dict[str, Tensor]
     format: Format
     files: list[Path]
+    missing: list[str]
+    absent: list[str]  # the same, by parts
+    seeds: dict[str, str]
 
 
 def load_checkpoint(backbone: Backbone, source: str | Path, *, allow_missing: Sequence[str] = ()) -> Loaded:
@@ -58,6 +68,7 @@ def load_checkpoint(backbone: Backbone, source: str | Path, *, allow_missing: Se
 
     Position tables of the image are resized where the backbone's image size is another. A backbone on the
     meta device is given the tensors (on the CPU) in place of its own, which saves initialising it.
+    Heads and decoders that the file lacks as a whole keep their initialisation, with a warning.
 
     Args:
         source: file, Hugging Face folder, ``zoo:NAME`` or hub id.
@@ -69,19 +80,44 @@ def load_checkpoint(backbone: Backbone, source: str | Path, *, allow_missing: Se
     prepared = _prepare(backbone, str(source), allow_missing)
     own = backbone.state_dict()
     state, empty = prepared.state, any(tensor.is_meta for tensor in own.values())
+    if empty and prepared.missing:
+        raise CheckpointError(
+            f"{source}: the file holds no {listed(prepared.absent)}, and a backbone on the meta device has no "
+            "initialisation to keep. Build it on the CPU."
+        )
     if empty:
         state = {name: tensor.to(own[name].dtype, copy=True).contiguous() for name, tensor in state.items()}
     backbone.load_state_dict(state, strict=False, assign=empty)
+    logger = MMLogger.get_current_instance()
+    if prepared.seeds:
+        pairs = dict.fromkeys(f"{a.split('.')[0]} from {b.split('.')[0]}" for a, b in prepared.seeds.items())
+        logger.info(f"{source}: parts that the file does not hold start from others: {', '.join(pairs)}.")
+    if prepared.missing:
+        logger.warning(
+            f"{source}: the file ({prepared.format.name}) holds no {listed(prepared.absent, 20)}; left at the "
+            "initialisation. Train what you use of it, or set backbone.checkpoint to weights that hold it."
+        )
     path = prepared.files[0] if len(prepared.files) == 1 else prepared.files[0].parent
-    return Loaded(str(source), path, prepared.format.name, _sha256(prepared.files), len(state))
+    return Loaded(
+        source=str(source),
+        path=path,
+        format=prepared.format.name,
+        sha256=_sha256(prepared.files),
+        tensors=len(state),
+        missing=tuple(prepared.missing),
+        seeded=tuple(prepared.seeds),
+    )
 
 
-def inspect_checkpoint(backbone: Backbone | Mapping[str, Any], source: str | Path) -> list[str]:
+def inspect_checkpoint(
+    backbone: Backbone | Mapping[str, Any], source: str | Path, *, allow_missing: Sequence[str] = ()
+) -> list[str]:
     """Say what would keep weights from being loaded, without building the backbone or changing it.
 
     Args:
         backbone: a backbone, or the config of one (``type`` and keywords), which is built without memory.
         source: as ``load_checkpoint`` takes it.
+        allow_missing: likewise.
 
     Returns:
         The faults, a paragraph each; an empty list if there are none.
@@ -92,7 +128,7 @@ def inspect_checkpoint(backbone: Backbone | Mapping[str, Any], source: str | Pat
         with torch.device("meta"):
             built = BACKBONES.build(dict(backbone))
     try:
-        _prepare(built, str(source))
+        _prepare(built, str(source), allow_missing)
     except CheckpointError as error:
         return error.faults
     return []
@@ -120,23 +156,82 @@ def _prepare(backbone: Backbone, source: str, allow_missing: Sequence[str] = ())
             "choose the backbone that the file belongs to."
         )
     converted, unknown = fmt.convert(state)
-    faults = [*_size_faults(backbone, family, converted, source), *_config_faults(backbone, files[0])]
-    if not faults:
-        faults = _name_faults(backbone, family, converted, unknown, source, allow_missing)
+    faults = [*_size_faults(backbone, family, converted, source), *_config_faults(backbone, family, files[0])]
     if faults:
         raise CheckpointError(*faults)
-    return _Prepared(converted, fmt, files)
+    full, shared = backbone.state_dict(), _shared(backbone)
+    own = {name: tensor for name, tensor in full.items() if name not in shared}
+    absent = [p for p in family.parts if not any(fnmatchcase(name, p) for name in converted)]
+    seeds = family.seeds(own, converted)
+    converted |= {ours: converted[theirs] for ours, theirs in seeds.items()}
+    for pattern in family.spare:
+        if not any(fnmatchcase(name, pattern) for name in full):
+            converted = {name: tensor for name, tensor in converted.items() if not fnmatchcase(name, pattern)}
+    faults = [*_decoder_faults(full, converted, source), *_merge(shared, converted, source)]
+    missing = [name for name in own if name not in converted]
+    if not faults:
+        needed = [name for name in missing if not any(fnmatchcase(name, p) for p in (*absent, *allow_missing))]
+        faults = _name_faults(own, family, converted, {"missing": needed, "unexpected": unknown}, source)
+    if faults:
+        raise CheckpointError(*faults)
+    return _Prepared(converted, fmt, files, missing, _parts(missing, own), seeds)
+
+
+def _shared(backbone: Backbone) -> dict[str, str]:
+    """Parameters that a backbone holds under several names: each further name, with the first."""
+    first = {id(parameter): name for name, parameter in backbone.named_parameters()}
+    every = backbone.named_parameters(remove_duplicate=False)
+    return {name: first[id(p)] for name, p in every if first[id(p)] != name}
+
+
+def _merge(shared: Mapping[str, str], state: dict[str, Tensor], source: str) -> list[str]:
+    """Bring what the backbone shares under its first name; tell what the file holds as different tensors."""
+    differ = []
+    for name, first in shared.items():
+        if name in state:
+            tensor = state.pop(name)
+            if not torch.equal(state.setdefault(first, tensor).float(), tensor.float()):
+                differ.append(name)
+    if not differ:
+        return []
+    return [
+        f"{source}: its decoder has weights of its own ({listed(differ, 4)}), which this backbone shares with its text "
+        "tower. Set backbone.tied=False."
+    ]
+
+
+def _decoder_faults(own: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> list[str]:
+    """Compare the widths of what the decoders attend to, which is an option and no size."""
+    name = "decoder.layers.0.cross.k.weight"
+    if name not in own or name not in state or state[name].dim() != 2:
+        return []
+    wanted, held = own[name].shape[1], state[name].shape[1]
+    if wanted == held:
+        return []
+    widths = {"image": own["vision_proj.weight"].shape[1], "text": own["text_proj.weight"].shape[1]}
+    mend = next((f"Set backbone.decoder={kind!r}" for kind, width in widths.items() if width == held), None)
+    return [
+        f"{source}: its decoder attends to states of width {held}, but this backbone's to width {wanted} "
+        f"(the image's states have {widths['image']}, the text's {widths['text']}). "
+        f"{mend or 'Set backbone.checkpoint to weights with such a decoder'}, or backbone.decoder=None to leave it out."
+    ]
+
+
+def _parts(names: Sequence[str], own: Iterable[str]) -> list[str]:
+    """Name tensors, and a part whose tensors are all among them by its own name."""
+    partly = {name.split(".")[0] for name in set(own) - set(names)}
+    heads = ((name, name.split(".")[0]) for name in names)
+    return list(dict.fromkeys(name if head in partly else head for name, head in heads))
 
 
 def _size_faults(backbone: Backbone, family: Family, state: dict[str, Tensor], source: str) -> list[str]:
-    own = backbone.state_dict()
-    wanted = family.sizes(own)
+    wanted = family.sizes(backbone.state_dict())
     try:
         held = family.sizes(state)
     except (KeyError, IndexError, ValueError):
         return []  # A tensor is missing or has another number of axes: the names tell.
-    for stream in backbone.streams:
-        wanted[f"{stream}_heads"] = next(layer.spec.heads for _, layer in backbone.layers(stream))
+    for tower, key in family.heads.items():
+        wanted[key] = _first_layer(backbone, tower).heads
     # The image size is no fault by itself: positions are resized.
     differ = [key for key in held if key != "image_size" and held[key] != wanted[key]]
     if not differ:
@@ -154,7 +249,11 @@ def _size_faults(backbone: Backbone, family: Family, state: dict[str, Tensor], s
     ]
 
 
-def _config_faults(backbone: Backbone, path: Path) -> list[str]:
+def _first_layer(backbone: Backbone, tower: str) -> LayerSpec:
+    return cast(Tower, backbone.get_submodule(tower)).layer(0).spec
+
+
+def _config_faults(backbone: Backbone, family: Family, path: Path) -> list[str]:
     """Compare what shapes do not tell with the ``config.json`` that Hugging Face puts beside its weights."""
     beside = path.parent / "config.json"
     try:
@@ -162,36 +261,31 @@ def _config_faults(backbone: Backbone, path: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     faults = []
-    for stream in backbone.streams:
-        layer = next(layer for _, layer in backbone.layers(stream))
-        theirs = config.get(f"{stream}_config") or {}
-        for key, ours, value in (
-            ("num_attention_heads", f"backbone.{stream}_heads", layer.spec.heads),
-            ("hidden_act", "backbone.act", layer.spec.act),
-        ):
-            if theirs.get(key, value) != value:
-                faults.append(
-                    f"{path}: its config.json says {stream}_config.{key} = {theirs[key]!r}, but {ours} is "
-                    f"{value!r}: the weights would load and compute nonsense. Set {ours}={theirs[key]}."
-                )
+    options = inspect.signature(type(backbone)).parameters
+    for tower, heads in family.heads.items():
+        spec = _first_layer(backbone, tower)
+        theirs = config.get(f"{tower}_config") or {}
+        for key, option, value in (("num_attention_heads", heads, spec.heads), ("hidden_act", "act", spec.act)):
+            if theirs.get(key, value) == value:
+                continue
+            ours = f"backbone.{option}" if option in options else f"{type(backbone).__name__}'s {option}"
+            mend = f"Set {ours}={theirs[key]}" if option in options else "Set backbone.checkpoint to other weights"
+            faults.append(
+                f"{path}: its config.json says {tower}_config.{key} = {theirs[key]!r}, but {ours} is "
+                f"{value!r}: the weights would load and compute nonsense. {mend}."
+            )
     return faults
 
 
 def _name_faults(
-    backbone: Backbone,
-    family: Family,
-    state: dict[str, Tensor],
-    unknown: list[str],
-    source: str,
-    allow_missing: Sequence[str],
+    own: Mapping[str, Tensor], family: Family, state: dict[str, Tensor], found: dict[str, list[str]], source: str
 ) -> list[str]:
     """Compare names and shapes; on the way, bring position tables and axes of length one to our shapes."""
-    own = backbone.state_dict()
     shapes = []
     for name in own.keys() & state.keys():
         tensor, shape = state[name], own[name].shape
         if tensor.dim() > len(shape):
-            tensor = tensor.squeeze()  # BLIP's (1, 1, D) class token, open_clip's (1,) scale
+            tensor = tensor.squeeze()  # open_clip's (1,) scale
         if name in family.positions and tensor.shape != shape and tensor.dim() == 2:
             leading = family.positions[name]
             grid = round((shape[0] - leading) ** 0.5)
@@ -204,12 +298,8 @@ def _name_faults(
             state[name] = tensor
         else:
             shapes.append(f"{name} {tuple(tensor.shape)} instead of {tuple(shape)}")
-    missing = [name for name in own if name not in state]
-    found = {
-        "missing": [name for name in missing if not any(fnmatchcase(name, p) for p in allow_missing)],
-        "unexpected": unknown + [name for name in state if name not in own],
-        "of another shape": sorted(shapes),
-    }
+    unexpected = found["unexpected"] + [name for name in state if name not in own]
+    found = {**found, "unexpected": unexpected, "of another shape": sorted(shapes)}
     if not any(found.values()):
         return []
     told = "; ".join(f"{label}: {listed(names, 20)}" for label, names in found.items() if names)

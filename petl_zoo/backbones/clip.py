@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from registry import BACKBONES
 
-from .base import Backbone, Stream
+from .base import Backbone, Stream, check_slots
 from .embeddings import ImageEmbedding, TextEmbedding, place
 from .plan import NOTHING, Cursor, StreamPlan
 from .text import TextBatch, Tokenizer
@@ -57,10 +57,10 @@ class CLIP(Backbone):
             tokenizer: folder or hub id, or a tokenizer; by default it is looked for beside the checkpoint.
         """
         super().__init__(tokenizer, checkpoint)
-        self.image_size, self.embed_dim = image_size, embed_dim
+        self.image_size, self.embed_dim, self.caption_length = image_size, embed_dim, context_length
         vision = LayerSpec(vision_width, vision_heads, act=act)
         text = LayerSpec(text_width, text_heads, act=act)
-        self.streams = {
+        self.all_streams = self.streams = {
             "vision": Stream("vision", vision_width, "vision", 0, vision_layers),
             "text": Stream("text", text_width, "text", 0, text_layers),
         }
@@ -96,15 +96,9 @@ class CLIP(Backbone):
         nn.init.normal_(self.text_embed.position, std=0.01)
         nn.init.normal_(self.text_proj.weight, std=text**-0.5)
 
-    @property
-    def context_length(self) -> int:
-        return len(self.text_embed.position)
-
-    def word_vectors(self, words: str) -> Tensor:
-        if self.text_embed.token.weight.is_meta:  # Counting parameters needs no vocabulary.
-            return self.text_embed.token.weight.new_empty(len(words.split()), self.streams["text"].width)
-        ids = torch.tensor(self.tokenizer.encode(words), device=self.text_embed.token.weight.device)
-        return self.text_embed.token(ids).detach().clone()
+    def scale(self) -> Tensor:
+        """``exp(logit_scale)``, at most 100 as in CLIP's training (section 2.5)."""
+        return self.logit_scale.exp().clamp(max=100)
 
     def encode_image(self, images: Tensor, plan: StreamPlan = NOTHING) -> Tensor:
         x = self.vision_embed(images, plan.context)
@@ -120,15 +114,8 @@ class CLIP(Backbone):
             ValueError: the plan has another number of context vectors than the template has slots, or swaps tokens
                 where the slots do not stand behind the start token.
         """
-        context = plan.context
-        slots = text.slots.shape[1]
-        if context is not None and context.shape[-2] != slots:
-            raise ValueError(f"the plan has {context.shape[-2]} context vectors, but the template has {slots} slots")
-        if plan.swaps and not text.leading:
-            raise ValueError(
-                "the plan swaps text tokens behind the start token, but the template's slots are not all there: "
-                "put every [V] at its front"
-            )
+        check_slots(text, plan)
+        context, slots = plan.context, text.slots.shape[1]
         if self.plain:
             text = text.padded(self.context_length, self.tokenizer.pad)
         x = self.text_embed(text.ids)[None]  # (1, C, L, D)
@@ -137,7 +124,7 @@ class CLIP(Backbone):
             context = context.reshape((1,) * (4 - context.dim()) + context.shape)  # (G, 1 or C, n, D)
             if context.shape[1] > 1:
                 shared, inside = min(shared, 1), 0  # Each class has its own context: only the start token is shared.
-            context = context + self.text_embed.position[text.slots]  # (G, C, n, D)
+            context = self.text_embed.at(context, text.slots)  # (G, C, n, D)
         if plan.swaps and inside < slots:
             shared = inside = 0  # Deep prompts follow a first one that each class has of its own: the plain path.
         head, tail = x[:, :1, :shared], x[:, :, shared:]

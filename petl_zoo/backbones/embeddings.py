@@ -60,16 +60,53 @@ class ImageEmbedding(nn.Module):
 
 
 class TextEmbedding(nn.Module):
-    """Words and positions."""
+    """Words and positions; for BERT also the type of the only segment, a LayerNorm and dropout."""
 
-    def __init__(self, *, width: int, vocabulary: int, context_length: int) -> None:
+    def __init__(
+        self,
+        *,
+        width: int,
+        vocabulary: int,
+        context_length: int,
+        types: int = 0,
+        norm_eps: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        """Make the embedding.
+
+        Args:
+            width: D.
+            vocabulary: number of token ids.
+            context_length: rows of the position table.
+            types: rows of the segment types' table, of which the first is added to every token; 0 for no table.
+            norm_eps: epsilon of the LayerNorm; None for no norm.
+            dropout: drop probability of the embeddings.
+        """
         super().__init__()
         self.token = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(torch.zeros(context_length, width))
+        self.segment = nn.Parameter(torch.zeros(types, width)) if types else None
+        self.norm = None if norm_eps is None else nn.LayerNorm(width, norm_eps)
+        self.dropout = dropout
 
     def forward(self, ids: Tensor) -> Tensor:
         """(C, L) -> (C, L, D)."""
-        return self.token(ids) + self.position[: ids.shape[1]]
+        return self._finish(self.token(ids) + self.position[: ids.shape[1]])
+
+    def at(self, vectors: Tensor, positions: Tensor) -> Tensor:
+        """Embed vectors that stand for words, such as a prompt's.
+
+        Shape:
+            vectors: (..., C or 1, n, D); positions: (C, n); returns (..., C, n, D).
+        """
+        return self._finish(vectors + self.position[positions])
+
+    def _finish(self, x: Tensor) -> Tensor:
+        if self.segment is not None:
+            x = x + self.segment[0]
+        if self.norm is not None:
+            x = self.norm(x)
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x
 
 
 def place(x: Tensor, slots: Tensor, context: Tensor) -> Tensor:

@@ -126,12 +126,18 @@ def _card(
         "|---|---|",
     ]
     lines += [f"| {key} | {value} |" for key, value in facts.items()]
-    lines += ["", "| Metric | Value | Samples |", "|---|---|---|"]
-    lines += [
-        f"| {key} | {metric['value']:.2%} | {'' if metric['n'] is None else format(metric['n'], ',')} |"
-        for key, metric in record["metrics"].items()
-    ]
+    lines += ["", "| Metric | Value | Of |", "|---|---|---|"]
+    lines += [f"| {name} | {_score(metric)} | {_taken_over(metric)} |" for name, metric in record["metrics"].items()]
     return "\n".join(lines) + "\n"
+
+
+def _score(metric: Mapping[str, Any]) -> str:
+    # Records of version 1 have fractions alone, and no unit.
+    return f"{metric['value']:g}" if metric.get("unit") == "rank" else f"{metric['value']:.2%}"
+
+
+def _taken_over(metric: Mapping[str, Any]) -> str:
+    return "" if metric["n"] is None else f"{metric['n']:,} {metric.get('of') or 'images'}"
 
 
 def _or_unknown(value: object) -> str:

@@ -183,9 +183,14 @@ class Attention(nn.Module):
             packing: the layout of ``x`` if it is packed; ``rows`` are not.
 
         Shape:
-            x: (B, N, D); returns (B, N, D).
+            x: (B, N, D); returns (B, N, D). ``rows`` are of B sequences, or of fewer, each of which serves B / B'
+            consecutive sequences of ``x`` (an image and its captions): those become more queries of one attention, so
+            that no key is copied. A mask must then be the same for all queries.
         """
         q = self.split_heads(_apply(self.q, x, split), packing)
+        shared = len(q) // len(rows.key)
+        if shared > 1:
+            q = q.unflatten(0, (-1, shared)).transpose(1, 2).flatten(2, 3)  # (B', h, shared N, d)
         drop = self.dropout if self.training else 0.0
         key, value, dtype = rows.key, rows.value, q.dtype
         if q.device.type == "cpu" and dtype == torch.bfloat16:
@@ -193,7 +198,9 @@ class Attention(nn.Module):
             q, key, value = q.float(), key.float(), value.float()
         with torch.autocast(q.device.type, enabled=False):
             y = F.scaled_dot_product_attention(q, key, value, attn_mask=mask, dropout_p=drop, is_causal=causal)
-        y = y.to(dtype).transpose(1, 2).flatten(2)  # (B, N, D)
+        y = y.to(dtype).transpose(1, 2).flatten(2)  # (B', shared N, D)
+        if shared > 1:
+            y = y.unflatten(1, (shared, -1)).flatten(0, 1)  # (B, N, D)
         if packing is not None:
             y = packing.pack(y)
         if self.norm is not None:
@@ -231,6 +238,12 @@ class Layer(nn.Module):
         self.fc2 = _experts(lambda: nn.Linear(hidden, spec.width), spec.experts)
         self.norm_hidden = _experts(lambda: nn.LayerNorm(hidden, spec.eps), spec.experts) if spec.sub_norm else None
         self.register_module("adapter", None)
+
+    def cross_rows(self, states: Tensor) -> Rows:
+        """Keys and values of what cross-attention reads: (B, M, D_context) -> (B, h, M, d)."""
+        if self.cross is None:
+            raise ValueError("this layer has no cross-attention, so it takes no context")
+        return self.cross.rows(states)
 
     def _feed_forward(self, x: Tensor, split: int | Tensor) -> Tensor:
         hidden = self.act(_apply(self.fc1, x, split))
@@ -303,7 +316,7 @@ class Layer(nn.Module):
         if context is not None:
             if self.cross is None or self.norm_cross is None:
                 raise ValueError("this layer has no cross-attention, so it takes no context")
-            rows = context if isinstance(context, Rows) else self.cross.rows(context)
+            rows = context if isinstance(context, Rows) else self.cross_rows(context)
             seen = context_mask
             if cross_front is not None:
                 rows = rows.after(cross_front)
@@ -395,10 +408,10 @@ class Tower(nn.Module):
                 causal=run.causal and wanted is None,
                 pooled=wanted,
                 split=split,
-                front=_headed(front, layer.attn, x),
+                front=_headed(front, layer.attn, len(x)),
                 context=context,
                 context_mask=None if run.context_mask is None else run.context_mask[:, None, None],
-                cross_front=None if layer.cross is None else _headed(cross_front, layer.cross, x),
+                cross_front=None if layer.cross is None else _headed(cross_front, layer.cross, _batch(context)),
                 stream=run.stream,
             )
         return x
@@ -441,7 +454,7 @@ class Tower(nn.Module):
                 front = _joined(front, plan.rows.get(i))
             at_end = i == len(self) - 1
             kept: list[Rows] = []
-            shared = _headed(front, layer.attn, prefix)
+            shared = _headed(front, layer.attn, len(prefix))
             prefix = self._call(
                 layer,
                 prefix,
@@ -478,15 +491,22 @@ def _joined(front: Rows | None, more: Rows | None) -> Rows | None:
     return more if front is None else more.after(front)
 
 
-def _headed(rows: Rows | None, attention: Attention, x: Tensor) -> Rows | None:
-    """Bring a plan's rows, (P, D) or (B, P, D), to the batch and the heads of an attention."""
+def _headed(rows: Rows | None, attention: Attention, batch: int) -> Rows | None:
+    """Bring a plan's rows, (P, D) or (B, P, D), to a batch and the heads of an attention."""
     if rows is None:
         return None
 
     def head(t: Tensor) -> Tensor:
-        return attention.split_heads(t.expand(len(x), *t.shape[-2:]))  # (B, h, P, d)
+        return attention.split_heads(t.expand(batch, *t.shape[-2:]))  # (B, h, P, d)
 
     return Rows(head(rows.key), head(rows.value))
+
+
+def _batch(context: Tensor | Rows | None) -> int:
+    """The number of sequences that cross-attention reads."""
+    if context is None:
+        return 0
+    return len(context.key) if isinstance(context, Rows) else len(context)
 
 
 def _mask(x: Tensor, padding: Tensor | None, causal: bool, front: int, pooled: Tensor | None = None) -> Tensor | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from registry import FUNCTIONS
 
@@ -14,21 +15,38 @@ __all__ = ["collate"]
 
 @FUNCTIONS.register_module()
 def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack images and labels; keep the one ``ClassNames`` that all samples share.
+    """Make one batch of samples with the same keys.
+
+    Tensors are stacked, integers become a long tensor and strings a list. Anything else belongs to the batch as
+    a whole, such as ``ClassNames`` or a ``Gallery``: all samples must have the same, and it is kept once.
 
     Shape:
-        images (3, H, W) and labels, B times; returns images (B, 3, H, W) and labels (B,) long.
+        B times a tensor (...) -> (B, ...); B integers -> (B,)
 
     Raises:
-        ValueError: the samples have different class names.
+        ValueError: the samples have different keys, or different values where they must share one.
     """
-    classes = samples[0]["classes"]
-    if any(sample["classes"] is not classes and sample["classes"] != classes for sample in samples):
+    keys = samples[0].keys()
+    for sample in samples:
+        if sample.keys() != keys:
+            raise ValueError(
+                f"the samples of a batch must have the same keys, not {', '.join(keys)} and {', '.join(sample)}; a "
+                "loader for each data set keeps them apart"
+            )
+    return {key: _join(key, [sample[key] for sample in samples]) for key in keys}
+
+
+def _join(key: str, values: list[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.stack(values)
+    if isinstance(first, int):
+        return torch.tensor(values, dtype=torch.long)
+    if isinstance(first, str):
+        return values
+    if any(value is not first and value != first for value in values):
         raise ValueError(
-            "the samples of a batch must share their class names; a data set per class list keeps them apart"
+            f"the samples of a batch must share their {key} ({type(first).__name__}); a loader for each data set "
+            "keeps them apart"
         )
-    return {
-        "images": torch.stack([sample["images"] for sample in samples]),
-        "labels": torch.tensor([sample["labels"] for sample in samples]),
-        "classes": classes,
-    }
+    return first

@@ -16,12 +16,15 @@ from torch.utils.data import Dataset
 
 from registry import PROTOCOLS
 
+from .captions import Captioned, GalleryImages
 from .classification import Images, Item, Labelled, few_shot, halves
 from .glyphs.atlas import STYLES
 from .glyphs.dataset import Glyphs, every_concept
 from .glyphs.pairs import PRETRAINING_STYLES, GlyphPairs
+from .glyphs.scene_pairs import ScenePairs
+from .glyphs.scenes import GlyphScenes
 
-__all__ = ["BaseToNew", "FewShot", "Parts", "Pretraining", "Protocol", "StyleShift"]
+__all__ = ["BaseToNew", "FewShot", "Parts", "Pretraining", "Protocol", "Retrieval", "ScenePretraining", "StyleShift"]
 
 VAL_SHOTS = 4  # images a class of the validation set, at most; CoOp's rule
 
@@ -31,14 +34,14 @@ class Parts:
     """The sets of a protocol on one data set.
 
     Attributes:
-        train: what is trained on; its ``classes`` are the training classes.
+        train: what is trained on; for classification its ``classes`` are the training classes.
         val: what settings are chosen by; it shares no image with ``train`` or ``test``.
         test: what is reported, by name.
     """
 
     train: Dataset
-    val: Images | None
-    test: Mapping[str, Images]
+    val: Images | GalleryImages | None
+    test: Mapping[str, Images | GalleryImages]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,3 +246,41 @@ class Pretraining(Protocol):
         """The mean accuracy over the styles that were trained on."""
         seen = [metrics[f"{style}/accuracy"] for style in PRETRAINING_STYLES]
         return {"seen_styles": sum(seen) / len(seen)}
+
+
+@PROTOCOLS.register_module()
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Protocol):
+    """Train on all captions of the training images; search texts by images and images by texts.
+
+    What is reported is the recall among all images, and all texts, of the test part. The seed decides nothing but
+    the training's course.
+
+    Source: the splits of Karpathy and Fei-Fei 2015 on COCO and Flickr30K, as every retrieval paper uses them.
+    """
+
+    name: ClassVar[str] = "retrieval"
+
+    def split(self, source: Captioned, seed: int) -> Parts:
+        if not isinstance(source, Captioned):
+            raise ValueError(f"protocol {self.name} needs a data set with captions, not {type(source).__name__}")
+        return Parts(source.pairs("train"), source.gallery("val"), {"test": source.gallery("test")})
+
+
+@PROTOCOLS.register_module()
+@dataclass(frozen=True, kw_only=True)
+class ScenePretraining(Protocol):
+    """Train a tiny backbone on endless scenes; test it without adaptation on scenes that were held out.
+
+    What the test images show: the scenes of ``GlyphScenes``, whose objects never meet in a training image, in
+    the drawings of ``twemoji``, which training images show, and of ``flat``, which they do not.
+    """
+
+    name: ClassVar[str] = "scene_pretraining"
+
+    def split(self, source: ScenePairs, seed: int) -> Parts:
+        if not isinstance(source, ScenePairs):
+            raise ValueError(f"protocol {self.name} needs dataset.type='ScenePairs', not {type(source).__name__}")
+        seen, unseen = (GlyphScenes(style=style, image_size=source.size) for style in ("twemoji", "flat"))
+        tests = {scenes.style: scenes.gallery("test") for scenes in (seen, unseen)}
+        return Parts(source, seen.gallery("val"), tests)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from registry import HEADS
+
 from .faults import ConfigError, Fault
 from .identity import config_hash, run_identity
 from .parts import split
@@ -33,6 +35,11 @@ def runtime_of(cfg: Mapping[str, Any]) -> Runtime:
 def identity_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What the config's run is; see ``identity.run_identity``."""
     return run_identity(cfg, asdict(schedule_of(cfg)), runtime_of(cfg).seed)
+
+
+def class_names(dataset: Any) -> list[str]:
+    """The names of a set's classes; none where it has no classes."""
+    return list(dataset.classes.names) if hasattr(dataset, "classes") else []
 
 
 def default_work_dir(cfg: Config) -> Path:
@@ -68,12 +75,15 @@ def assemble(
     parts = split(**data)
     folder = work_dir or default_work_dir(cfg)
 
-    def loader(part: str, batch_size: int, shuffle: bool) -> dict[str, Any]:
+    head = HEADS.get(cfg["head"]["type"])
+
+    def loader(part: str, batch_size: int, train: bool) -> dict[str, Any]:
         return {
             "dataset": {"type": "ProtocolPart", **data, "part": part},
             "batch_size": batch_size,
             "num_workers": runtime.num_workers,
-            "sampler": {"type": "DefaultSampler", "shuffle": shuffle},
+            "sampler": {"type": "DefaultSampler", "shuffle": train},
+            "drop_last": train and head.drop_last,
             # MMEngine looks a function up without switching to our scope, so these two name it.
             "collate_fn": {"type": "petl_zoo.collate"},
             "worker_init_fn": {"type": "petl_zoo.seed_worker"},
@@ -87,7 +97,7 @@ def assemble(
         raise ConfigError([Fault("protocol", "it has no validation set")])
     tests = [f"test/{name}" for name in parts.test] if evaluate == "test" else ["val"]
     validates = runtime.val_interval > 0 and parts.val is not None
-    evaluator = {"type": "Accuracy"}
+    evaluator = {"type": head.metric}
     test_cfg: dict[str, Any] = {"type": "ProtocolTestLoop", "amp": runtime.amp}
     if evaluate == "test":
         test_cfg["protocol"] = cfg.get("protocol")
@@ -97,7 +107,7 @@ def assemble(
             "backbone": dict(cfg["backbone"]),
             "tuner": dict(cfg["tuner"]),
             "head": dict(cfg["head"]),
-            "classes": list(parts.train.classes.names),  # type: ignore[attr-defined]  # Training sets have them.
+            "classes": class_names(parts.train),
         },
         "train_dataloader": loader("train", schedule.batch_size, True),
         "train_cfg": {
@@ -121,7 +131,7 @@ def assemble(
                 "keep": runtime.keep_checkpoints,
             },
         },
-        "custom_hooks": [{"type": "EpochSeed"}, {"type": "StepTimer"}, *runtime.hooks],
+        "custom_hooks": [{"type": "EpochSeed"}, {"type": "HeadProgress"}, {"type": "StepTimer"}, *runtime.hooks],
         "visualizer": {
             "type": "Visualizer",
             "vis_backends": [{"type": backend} for backend in runtime.visualizers],
@@ -135,9 +145,11 @@ def assemble(
         "resume": resume,
         "load_from": None if load_from is None else str(load_from),
         "identity": {**identity, "hash": config_hash(identity)},
-        # MMEngine would set device ids, with which a group of CPU processes cannot start.
+        # MMEngine would set device ids, with which a group of CPU processes cannot start. A head's buffers follow from
+        # what all processes share, so none is sent around.
         "model_wrapper_cfg": {
             "type": "MMDistributedDataParallel",
+            "broadcast_buffers": False,
             "device_ids": [int(os.environ.get("LOCAL_RANK", 0))] if torch.cuda.is_available() else None,
         },
         "env_cfg": {"dist_cfg": {"backend": "nccl"}},

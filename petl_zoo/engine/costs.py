@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import statistics
 import time
@@ -14,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from petl_zoo.model import VLModel
 
-FLOPS_CONVENTION = "2 per multiply-add; one image, class features from the cache unless they depend on the image"
 WARM_UP, TIMED = 2, 9  # Forward passes before and within a measurement of latency.
 
 
@@ -51,11 +51,16 @@ def checkpoint_bytes(model: VLModel) -> int | None:
     return buffer.tell()
 
 
+def flops_convention(model: VLModel) -> str:
+    """What ``forward_flops`` counts."""
+    return f"2 per multiply-add; one {model.head.forward_pass}"
+
+
 @torch.no_grad()
 def forward_flops(model: VLModel, batch: Mapping[str, Any]) -> int:
-    """Floating-point operations of one image's forward pass; see ``FLOPS_CONVENTION``."""
-    one = {key: value[:1] if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-    one = model.data_preprocessor(one, False)
+    """Floating-point operations of one sample's forward pass; see ``flops_convention``."""
+    one = {key: value[:1] if isinstance(value, torch.Tensor | list) else value for key, value in batch.items()}
+    one = model.data_preprocessor(model.head.probe(one), False)
     model(**one, mode="predict")  # Fills the cache.
     # Fused attention is invisible to the counter on CPUs; as plain matrix products it counts the same everywhere.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -66,7 +71,7 @@ def forward_flops(model: VLModel, batch: Mapping[str, Any]) -> int:
 @torch.no_grad()
 def latency_s(model: VLModel, batch: Mapping[str, Any]) -> float:
     """Median seconds of a batch's forward pass, class features cached where they can be."""
-    batch = model.data_preprocessor(batch, False)
+    batch = model.data_preprocessor(model.head.probe(dict(batch)), False)
     times = []
     for _ in range(WARM_UP + TIMED):
         begin = time.perf_counter()
@@ -93,12 +98,12 @@ def latencies(model: VLModel, backbone: Mapping[str, Any], batch: Mapping[str, A
         merged = latency_s(model, batch)
         model.tuner.unmerge()
         model.load_state_dict(saved)  # Folding in and out again rounds.
-    with torch.device(model.backbone.logit_scale.device):
+    with torch.device(model.backbone.like.device):
         config = {**backbone, "checkpoint": None, "tokenizer": model.backbone.tokenizer}
-        bare = VLModel(config, {"type": "NoTuner"}, model.head)
+        bare = VLModel(config, {"type": "NoTuner"}, copy.deepcopy(model.head))
     return {
         "adapted": adapted,
         "merged": merged,
         "bare": latency_s(bare.eval(), batch),
-        "batch_size": len(batch["labels"]),
+        "batch_size": len(batch["images"]),
     }

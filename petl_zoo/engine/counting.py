@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 
 from petl_zoo.model import VLModel
+from registry import TUNERS
 
 from .faults import ConfigError, Fault, did_you_mean
 from .identity import COMPONENTS
@@ -37,7 +38,12 @@ def base(kind: str, name: str) -> Config:
 
 
 def count_parameters(
-    backbone: str, tuner: str, overrides: Mapping[str, Any] | None = None, *, classes: int = 100
+    backbone: str,
+    tuner: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    head: str | None = None,
+    classes: int = 100,
 ) -> dict[str, Any]:
     """Count what a tuner trains on a backbone, with the base files' options.
 
@@ -45,6 +51,8 @@ def count_parameters(
         backbone: name of a file of ``configs/_base_/backbones``.
         tuner: name of a file of ``configs/_base_/tuners``.
         overrides: options such as ``tuner.depth``.
+        head: name of a file of ``configs/_base_/heads``, which decides what streams there are; by default
+            ``retrieval``, or ``classification`` for a tuner that needs class names or conditions texts on the image.
         classes: number of classes, for tuners with parameters for each.
 
     Raises:
@@ -61,10 +69,12 @@ def count_parameters(
     parts = {key: cfg[key].to_dict() for key in sections}
     try:
         with torch.device("meta"):
+            method = TUNERS.build(parts["tuner"])
+            head = head or ("classification" if method.needs_classes or method.conditioned else "retrieval")
             model = VLModel(
                 {**parts["backbone"], "checkpoint": None},
-                parts["tuner"],
-                {"type": "ClassificationHead"},
+                method,
+                base("heads", head).head.to_dict(),
                 classes=[f"class {i}" for i in range(classes)],
             )
     except ValueError as error:
@@ -73,6 +83,7 @@ def count_parameters(
     return {
         "backbone": backbone,
         "tuner": tuner,
+        "head": head,
         "trainable": count.trainable,
         "total": count.total,
         "by_stream": count.by_stream,

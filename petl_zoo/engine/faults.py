@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 
 from rich.console import Console
 
@@ -25,10 +26,12 @@ class Fault:
     Attributes:
         key: where, such as ``tuner.depth``.
         problem: what is wrong, with the value, what is allowed and the mend.
+        fatal: whether the run cannot start; else it can, and somebody should know.
     """
 
     key: str
     problem: str
+    fatal: bool = True
 
     def __str__(self) -> str:
         return f"{self.key}: {self.problem}"
@@ -68,6 +71,14 @@ def did_you_mean(word: object, words: Iterable[str]) -> str:
     lower = {known.lower(): known for known in words}
     close = get_close_matches(str(word).lower(), lower, n=1)
     return f"; did you mean {lower[close[0]]!r}?" if close else ""
+
+
+@cache
+def warn(message: str) -> None:
+    """Tell on the terminal, once, what does not stop a run."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("[bold yellow]warning:[/] ", end="")
+    console.print(message, markup=False)
 
 
 def report_faults(act: Callable[[], object]) -> int:

@@ -42,6 +42,14 @@ class EpochSeed(Hook):
 
 
 @HOOKS.register_module()
+class HeadProgress(Hook):
+    """Tell the head before each step how much of the training is done; what it ramps up depends on nothing else."""
+
+    def before_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        runner.vl_model.head.set_progress(runner.iter / len(runner.train_dataloader))
+
+
+@HOOKS.register_module()
 class EpochCheckpoint(Hook):
     """Write ``epoch_N.pth`` after every few epochs, then remove older ones.
 

@@ -14,7 +14,7 @@ from petl_zoo.results.record import RECORD_NAME, Record, write_record, write_tex
 
 from .checkpoint import epoch_checkpoints, read_checkpoint
 from .config import assemble, default_work_dir, identity_of
-from .faults import ConfigError, RunError, report_faults
+from .faults import ConfigError, RunError, report_faults, warn
 from .identity import IDENTITY_NAME, check_same_tuner, differences
 from .merging import load
 from .report import make_record, print_record
@@ -46,15 +46,18 @@ def overrides_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def checked(path: Path, overrides: dict[str, Any]) -> Config:
-    """Load, merge and validate a config.
+    """Load, merge and validate a config; warn of what is not fatal.
 
     Raises:
         ConfigError: everything that is wrong with it.
     """
     cfg = load(path, overrides)
     faults = validate(cfg, overrides)
-    if faults:
-        raise ConfigError(faults)
+    fatal = [fault for fault in faults if fault.fatal]
+    if fatal:
+        raise ConfigError(fatal)
+    for fault in faults:
+        warn(str(fault))
     return cfg
 
 

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from petl_zoo.evaluation import Measure
 from petl_zoo.results.record import SCHEMA_VERSION, Record, record_id
 
 from . import costs
@@ -27,6 +28,7 @@ from .runner import ZooRunner
 
 PACKAGES = ("petl_zoo", "mmengine", "torchvision", "transformers", "loralib", "numpy", "safetensors")
 TRIALS_NAME = "trials.json"
+TRIALS_PATTERN = "trials*.json"  # A folder may hold configs of several protocols, each with a file of trials.
 
 
 def make_record(runner: ZooRunner, metrics: Mapping[str, float]) -> Record:
@@ -35,7 +37,7 @@ def make_record(runner: ZooRunner, metrics: Mapping[str, float]) -> Record:
     config, loaders = runner.cfg["model"], runner.test_loop.loaders
     batch = next(iter(next(iter(loaders.values()))))
     timer = next(hook for hook in runner._hooks if isinstance(hook, StepTimer))
-    with autocast(runner.test_loop.amp, model.backbone.logit_scale.device):
+    with autocast(runner.test_loop.amp, model.backbone.like.device):
         flops = costs.forward_flops(model, batch)
         latency = costs.latencies(model, config["backbone"], batch)
     median, p95 = timer.median_and_p95()
@@ -67,13 +69,9 @@ def make_record(runner: ZooRunner, metrics: Mapping[str, float]) -> Record:
             "tuner": {"type": tuner["type"], "options": {k: v for k, v in tuner.items() if k != "type"}},
             "head": {"type": config["head"]["type"]},
         },
+        # What the protocol computes from several sets has no measure of its own.
         "metrics": {
-            name: {
-                "value": value,
-                "higher_is_better": True,
-                "n": sizes.get(name.split("/")[0]),  # None for what the protocol computes from several sets
-            }
-            for name, value in metrics.items()
+            name: _metric(value, runner.test_loop.measures.get(name, Measure())) for name, value in metrics.items()
         },
         "selection": _selection(runner),
         "cost": {
@@ -86,11 +84,21 @@ def make_record(runner: ZooRunner, metrics: Mapping[str, float]) -> Record:
                 "step_median": median,
                 "step_p95": p95,
             },
-            "flops": {"forward": flops, "convention": costs.FLOPS_CONVENTION},
+            "flops": {"forward": flops, "convention": costs.flops_convention(model)},
             "latency_s": latency,
             "checkpoint_bytes": costs.checkpoint_bytes(model),
         },
-        "provenance": _provenance(runner),
+        "provenance": _provenance(runner, trained=timer.train_s is not None),
+    }
+
+
+def _metric(value: float, measure: Measure) -> dict[str, Any]:
+    return {
+        "value": value,
+        "unit": measure.unit,
+        "higher_is_better": measure.unit != "rank",
+        "n": measure.n,
+        "of": measure.of,
     }
 
 
@@ -100,16 +108,18 @@ def _selection(runner: ZooRunner) -> dict[str, Any]:
     if not runner.vl_model.roles:
         return none
     rate = runner.identity["config"]["schedule"]["lr"]
-    path = Path(runner.cfg.filename or "").parent / TRIALS_NAME
-    if runner.cfg.filename and path.is_file():
-        trials = json.loads(path.read_text())
-        chosen = trials["chosen"].get(Path(runner.cfg.filename).stem)
-        if chosen is not None and chosen["lr"] == rate:
-            return {"learning_rate": rate, "rule": trials["rule"], "trials": path.name}
+    if runner.cfg.filename:
+        config = Path(runner.cfg.filename)
+        for path in sorted(config.parent.glob(TRIALS_PATTERN)):
+            trials = json.loads(path.read_text())
+            chosen = trials["chosen"].get(config.stem)
+            if chosen is not None and chosen["lr"] == rate:
+                return {"learning_rate": rate, "rule": trials["rule"], "trials": path.name}
     return {**none, "learning_rate": rate}
 
 
-def _provenance(runner: ZooRunner) -> dict[str, Any]:
+def _provenance(runner: ZooRunner, *, trained: bool) -> dict[str, Any]:
+    schedule = runner.identity["config"]["schedule"]
     versions = {}
     for package in PACKAGES:
         try:
@@ -127,6 +137,7 @@ def _provenance(runner: ZooRunner) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({_processor()})",
         "precision": "bfloat16 autocast" if runner.test_loop.amp else "float32",
         "world_size": runner.world_size,
+        "effective_batch": schedule["batch_size"] * runner.world_size * schedule["accumulate"] if trained else None,
         "command": " ".join([Path(sys.executable).name, *sys.argv]),
     }
 
@@ -157,8 +168,8 @@ def print_record(record: Record, path: Path) -> None:
     table.add_column("value", justify="right")
     table.add_column("")
     for name, metric in record["metrics"].items():
-        images = f"of {metric['n']} images" if metric["n"] else ""
-        table.add_row(name.replace("_", " "), f"{100 * metric['value']:.1f} %", images)
+        value = f"{metric['value']:.1f}" if metric["unit"] == "rank" else f"{100 * metric['value']:.1f} %"
+        table.add_row(name.replace("_", " "), value, f"of {metric['n']:,} {metric['of']}" if metric["n"] else "")
     table.add_section()
     parameters, times, latency = cost["parameters"], cost["time_s"], cost["latency_s"]
     share = f"{100 * parameters['share']:.3g} % of the backbone's"
@@ -172,7 +183,7 @@ def print_record(record: Record, path: Path) -> None:
     for name, seconds, unit, note in rows:
         if seconds is not None:
             table.add_row(name, f"{1000 * seconds:.1f} {unit}", note)
-    table.add_row("arithmetic of one image", f"{cost['flops']['forward'] / 1e9:.3g} GFLOP", "2 per multiply-add")
+    table.add_row("arithmetic of one pass", f"{cost['flops']['forward'] / 1e9:.3g} GFLOP", "2 per multiply-add")
     if cost["memory_bytes"]["peak_allocated"] is not None:
         table.add_row("peak memory", f"{cost['memory_bytes']['peak_allocated'] / 2**20:.0f} MiB", "")
     if cost["checkpoint_bytes"] is not None:

@@ -42,6 +42,8 @@ class _Calm(logging.Filter):
 class ZooRunner(Runner):
     """A Runner whose checkpoints hold what the tuner trains, and nothing of the frozen backbone.
 
+    For resuming they also hold the optimizer and, under ``head_buffers``, what the head keeps from step to step.
+
     The config's ``identity`` says which run this is; a checkpoint carries it, so that one of another tuner is refused.
     """
 
@@ -100,6 +102,11 @@ class ZooRunner(Runner):
             "optimizer": self.optim_wrapper.state_dict(),
             "param_schedulers": [scheduler.state_dict() for scheduler in self.param_schedulers],
         }
+        head = self.vl_model.head
+        trained = dict(head.named_parameters())
+        buffers = {name: value.cpu() for name, value in head.state_dict().items() if name not in trained}
+        if buffers:
+            checkpoint["head_buffers"] = buffers
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         write_checkpoint(Path(out_dir) / filename, checkpoint)
 
@@ -143,6 +150,11 @@ class ZooRunner(Runner):
         optim_wrapper.load_state_dict(checkpoint["optimizer"])
         for scheduler, state in zip(schedulers, checkpoint["param_schedulers"], strict=True):
             scheduler.load_state_dict(state)
+        head = self.vl_model.head
+        try:
+            head.load_state_dict({**dict(head.named_parameters()), **checkpoint.get("head_buffers", {})})
+        except RuntimeError as error:
+            raise RunError(f"checkpoint: {filename} does not have what the head keeps for training: {error}") from error
         self.logger.info(f"Resumed after epoch {checkpoint['meta']['epoch']}")
 
     def _log_env(self, env_cfg: Mapping[str, Any]) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
 from petl_zoo.backbones.checkpoints import inspect_checkpoint
+from petl_zoo.data import Parts
+from petl_zoo.data.captions import CaptionPairs, GalleryImages
 from petl_zoo.model import VLModel
 
-from .config import FREE_KEYS, SECTIONS, runtime_of
+from .config import FREE_KEYS, SECTIONS, class_names, runtime_of
 from .faults import ConfigError, Fault, did_you_mean
 from .identity import COMPONENTS, complete
 from .parts import split
@@ -24,7 +27,7 @@ REQUIRED = tuple(section for section in SECTIONS if section not in ("protocol", 
 
 
 def validate(cfg: Config, overrides: Mapping[str, Any] | None = None) -> list[Fault]:
-    """Find all faults of a config; none means that the run can start.
+    """Find all faults of a config; the run can start if none is fatal.
 
     Args:
         cfg: the flat config, with the command line merged in.
@@ -46,8 +49,8 @@ def validate(cfg: Config, overrides: Mapping[str, Any] | None = None) -> list[Fa
             faults += error.faults
     if not broken & {"backbone", "tuner", "head"} and {"backbone", "tuner", "head"} <= set(cfg):
         faults += _model_faults(cfg, parts)
-        if "dataset" in cfg and "dataset" not in broken:
-            faults += _size_faults(cfg)
+    if parts is not None and not broken & {"head", "schedule"} and {"head", "schedule"} <= set(cfg):
+        faults += _batch_faults(cfg, parts)
     return [_from_command_line(fault, overrides or {}) for fault in faults]
 
 
@@ -66,15 +69,15 @@ def _section_faults(cfg: Config) -> Iterator[Fault]:
             yield Fault(section, f"{cfg[section]!r} is not allowed; give a dict, or set one of its keys: {section}.KEY")
 
 
-def _model_faults(cfg: Config, parts: Any) -> Iterator[Fault]:
-    """Build the model without storage, which finds what does not fit together; read the weights and the texts."""
-    classes = parts.train.classes.names if parts is not None else ("object",)
+def _model_faults(cfg: Config, parts: Parts | None) -> Iterator[Fault]:
+    """Build the model without storage, which finds what does not fit together; read the weights and the data."""
+    classes = ["object"] if parts is None else class_names(parts.train)
     bare = {**cfg["backbone"], "checkpoint": None}
     try:
         with torch.device("meta"):
             model = VLModel(bare, dict(cfg["tuner"]), dict(cfg["head"]), classes=classes)
     except (ValueError, TypeError, AssertionError) as error:
-        yield Fault(_blamed(str(error), cfg), str(error))
+        yield Fault(_blamed(str(error), cfg, "tuner"), str(error))
         return
     source = cfg["backbone"].get("checkpoint")
     if source is not None:
@@ -83,35 +86,85 @@ def _model_faults(cfg: Config, parts: Any) -> Iterator[Fault]:
     if parts is None:
         return
     model.backbone.checkpoint = source
+    sets = {"val": parts.val, **parts.test} if parts.val is not None else dict(parts.test)
+    faults = list(_sample_faults(cfg, model, parts.train, sets))
+    yield from faults
+    if faults:
+        return
+    for name, dataset in (("train", parts.train), *sets.items()):
+        yield from (Fault(_blamed(text, cfg, "dataset"), text) for text in model.head.data_faults(model, name, dataset))
+    yield from _text_faults(model, parts.train, sets)
+
+
+def _sample_faults(cfg: Config, model: VLModel, train: Any, sets: Mapping[str, Any]) -> Iterator[Fault]:
+    """Read one sample of each set: it can be read, has what the head needs, and is of the backbone's image size."""
+    head, dataset = cfg["head"]["type"], cfg["dataset"]["type"]
+    for name, data in (("train", train), *sets.items()):
+        needed = model.head.trains_on if data is train else model.head.tests_on
+        try:
+            sample = data[0]
+        except (ValueError, OSError) as error:
+            yield Fault("dataset", str(error))
+            return
+        missing = sorted(needed - sample.keys())
+        if missing:
+            yield Fault(
+                "head",
+                f"{head} needs {', '.join(missing)} of each sample, but the set {name!r} of {dataset} has "
+                f"{', '.join(sample)}: take another head or data set",
+            )
+            return
+        size = sample["images"].shape[-1]
+        if size != model.backbone.image_size:
+            options = complete(cfg["dataset"], COMPONENTS["dataset"])
+            key = next((f"dataset.{key}" for key in ("image_size", "size") if key in options), "dataset")
+            yield Fault(key, f"{size} pixels, but backbone.image_size is {model.backbone.image_size}: make them equal")
+            return
+
+
+def _batch_faults(cfg: Config, parts: Parts) -> Iterator[Fault]:
+    """A head that leaves out what does not fill a batch needs at least one full batch."""
+    size, samples = cfg["schedule"]["batch_size"], len(parts.train)  # type: ignore[arg-type]  # Ours have a length.
+    if COMPONENTS["head"].get(cfg["head"]["type"]).drop_last and samples < size:
+        yield Fault("schedule.batch_size", f"{size} is more than the {samples} training samples: lower it")
+
+
+def _text_faults(model: VLModel, train: Any, sets: Mapping[str, Any]) -> Iterator[Fault]:
+    """Tokenise the texts of all sets: prompts must fit, captions are cut."""
+    cut = {}
     try:
-        for part in (parts.train, *parts.test.values()):
-            template = model.tuner.template
-            for text in (template,) if template is not None else part.classes.templates:
-                model.text(text, part.classes.names)
+        for name, data in (("train", train), *sets.items()):
+            if isinstance(data, CaptionPairs | GalleryImages):
+                captions = [caption for item in data.items for caption in item.captions]
+                empty = next((item.image for item in data.items if not all(map(str.strip, item.captions))), None)
+                if empty is not None:
+                    yield Fault("dataset", f"a caption of image {empty!r} in the set {name!r} is empty: leave it out")
+                if number := model.count_cut(captions):
+                    cut[name] = f"{number:,} of {len(captions):,} in {name}"
+            elif hasattr(data, "classes"):
+                template = model.tuner.template
+                for text in (template,) if template is not None else data.classes.templates:
+                    model.text(text, data.classes.names)
     except (ValueError, OSError) as error:
         yield Fault("backbone.tokenizer" if "tokenizer" in str(error) else "tuner", str(error))
+    if cut:
+        problem = (
+            f"captions longer than {model.backbone.caption_length} tokens are cut, as official code does: "
+            f"{', '.join(cut.values())}; backbone.caption_length sets the limit"
+        )
+        yield Fault("dataset", problem, fatal=False)
 
 
-def _size_faults(cfg: Config) -> Iterator[Fault]:
-    backbone, dataset = (complete(cfg[section], COMPONENTS[section]) for section in ("backbone", "dataset"))
-    for key in ("image_size", "size"):
-        if key in dataset and dataset[key] != backbone.get("image_size", dataset[key]):
-            yield Fault(
-                f"dataset.{key}",
-                f"{dataset[key]} pixels, but backbone.image_size is {backbone['image_size']}: make them equal",
-            )
-
-
-def _blamed(message: str, cfg: Config) -> str:
-    """The key that a constructor's message begins with, if it is one of a component's options."""
+def _blamed(message: str, cfg: Config, otherwise: str) -> str:
+    """The key that a message begins with, if it is one of a component's options."""
     word = message.split(" ", 1)[0].rstrip(":")
     for section in ("tuner", "backbone", "head"):
         options = inspect.signature(COMPONENTS[section].get(cfg[section]["type"])).parameters
         if word in options:
             return f"{section}.{word}"
-    return "tuner"
+    return otherwise
 
 
 def _from_command_line(fault: Fault, overrides: Mapping[str, Any]) -> Fault:
     given = fault.key in overrides
-    return Fault(fault.key, f"{fault.problem} (from --cfg-options)") if given else fault
+    return replace(fault, problem=f"{fault.problem} (from --cfg-options)") if given else fault

@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.evaluator import BaseMetric
 
 from registry import METRICS
 
+from .base import Metric
+
 
 @METRICS.register_module()
-class Accuracy(BaseMetric):
-    """Top-k accuracy as fractions: ``accuracy`` for k = 1, ``top5_accuracy`` and so on beyond.
+class Accuracy(Metric):
+    """Top-k accuracy as fractions: ``accuracy`` for k = 1, ``top5_accuracy`` and so on beyond."""
 
-    Processes of a distributed run each collect their share; MMEngine joins the shares and drops what padding repeated.
-    """
-
-    default_prefix = ""  # The loop puts a set's name in front of each metric.
+    headline = "accuracy"
 
     def __init__(self, *, top: Sequence[int] = (1, 5), per_class: bool = False, collect_device: str = "cpu") -> None:
         """Choose what is reported.

@@ -2,5 +2,7 @@
 
 from .base import Head
 from .classification import ClassificationHead
+from .pretraining import PretrainingHead
+from .retrieval import RetrievalHead
 
-__all__ = ["ClassificationHead", "Head"]
+__all__ = ["ClassificationHead", "Head", "PretrainingHead", "RetrievalHead"]

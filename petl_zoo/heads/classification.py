@@ -23,20 +23,27 @@ TOP = 5
 class ClassificationHead(Head):
     """Cross-entropy over the cosine similarities of an image with every class's text.
 
+    A backbone without class prompts of its own classifies by its text encoder in the same way.
+
     Source: Radford et al. 2021 (CLIP), section 3.1.2; the loss of CoOp and of all prompt learners after it.
     """
 
-    def __init__(self, *, label_smoothing: float = 0.0, max_scale: float = 100.0) -> None:
+    streams = frozenset({"vision", "text"})
+    metric = "Accuracy"
+    trains_on = tests_on = frozenset({"images", "labels", "classes"})
+    forward_pass = "image, class features from the cache unless they depend on the image"
+    conditioned = True
+
+    def __init__(self, *, label_smoothing: float = 0.0) -> None:
         """Choose the loss.
 
         Args:
             label_smoothing: weight of the uniform distribution in the target.
-            max_scale: bound of ``exp(logit_scale)``, as in CLIP's training (section 2.5); matters where it is trained.
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing ({label_smoothing}) must be at least 0 and below 1")
-        self.label_smoothing, self.max_scale = label_smoothing, max_scale
+        self.label_smoothing = label_smoothing
 
     def logits(self, model: VLModel, images: Tensor, classes: ClassNames) -> Tensor:
         """Class logits.
@@ -52,8 +59,7 @@ class ClassificationHead(Head):
             plan = tuner.plan()
             image = model.image_features(images, plan)
         image, text = tuner.readout(image, model.class_features(classes, plan))
-        scale = model.backbone.logit_scale.exp().clamp(max=self.max_scale)
-        return tuner.logits(image, text, scale, classes.names)
+        return tuner.logits(image, text, model.backbone.scale(), classes.names)
 
     def loss(self, model: VLModel, **batch: Any) -> dict[str, Tensor]:
         """Cross-entropy, and the batch's accuracy for the log.

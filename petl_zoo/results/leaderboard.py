@@ -23,7 +23,7 @@ class Score:
     """Hold one metric of one method.
 
     Attributes:
-        summary: Mean and interval over the seeds, as fractions.
+        summary: Mean and interval over the seeds, in the metric's unit.
         is_best: Whether the method belongs to the set that the seeds cannot tell from the best.
     """
 
@@ -61,6 +61,7 @@ class Board:
     Attributes:
         protocol, data, backbone: As in the records (`schema.SCHEMA`).
         metrics: Names of the columns, in order.
+        units: The unit of each of these, `fraction` or `rank`.
         sort: The metric the rows are sorted by; None where no run has a metric.
         rows: Methods, best first.
         failed: Name of the method and record of each run that ended without success and was not mended since.
@@ -71,6 +72,7 @@ class Board:
     data: dict[str, Any]
     backbone: dict[str, Any]
     metrics: tuple[str, ...]
+    units: dict[str, str]
     sort: str | None
     rows: tuple[Row, ...]
     failed: tuple[tuple[str, Record], ...]
@@ -142,7 +144,7 @@ def _board(records: list[Record], metrics: Sequence[str], sort: str | None) -> B
     for record in used:
         methods.setdefault(record["identity"]["config_hash"], []).append(record)
     runs = {names[key]: sorted(group, key=_seed) for key, group in methods.items()}
-    scores = {name: _scores(runs, name, higher) for name, higher in present.items()}
+    scores = {name: _scores(runs, name, higher) for name, (higher, _) in present.items()}
     rows = [_row(method, group, {name: scores[name][method] for name in columns if method in scores[name]})
             for method, group in runs.items()]
 
@@ -150,12 +152,14 @@ def _board(records: list[Record], metrics: Sequence[str], sort: str | None) -> B
         if sort is None or row.method not in scores[sort]:
             return float("inf"), row.method
         mean = scores[sort][row.method].summary.mean
-        return -mean if present[sort] else mean, row.method
+        higher_is_better, _ = present[sort]
+        return -mean if higher_is_better else mean, row.method
 
     first = records[0]
     return Board(
         protocol=first["identity"]["protocol"], data=first["identity"]["data"],
-        backbone=first["components"]["backbone"], metrics=columns, sort=sort,
+        backbone=first["components"]["backbone"], metrics=columns,
+        units={name: present[name][1] for name in columns}, sort=sort,
         rows=tuple(sorted(rows, key=rank)),
         failed=tuple((names[record["identity"]["config_hash"]], record) for record in failed),
         superseded=len(records) - len(used) - len(failed),
@@ -210,14 +214,16 @@ def _difference(labels: dict[str, str], everyone: list[dict[str, str]]) -> str:
                      if any(other.get(name) != text for other in everyone))
 
 
-def _metric_order(records: list[Record]) -> dict[str, bool]:
-    """Return the metrics in the order in which records hold them, each with whether higher is better."""
-    order: dict[str, bool] = {}
+def _metric_order(records: list[Record]) -> dict[str, tuple[bool, str]]:
+    """Return the metrics in the order in which records hold them: whether higher is better, and the unit."""
+    order: dict[str, tuple[bool, str]] = {}
     for record in sorted(records, key=lambda record: record["id"]):
         for name, metric in record["metrics"].items():
-            if order.setdefault(name, metric["higher_is_better"]) != metric["higher_is_better"]:
-                raise RecordError(f"metrics.{name}.higher_is_better: record {record['id']} contradicts "
-                                  "another of its protocol; run the one that is wrong again")
+            found = order.setdefault(name, (metric["higher_is_better"], metric["unit"]))
+            for key, value in zip(("higher_is_better", "unit"), found, strict=True):
+                if metric[key] != value:
+                    raise RecordError(f"metrics.{name}.{key}: record {record['id']} contradicts another of its "
+                                      "protocol; run the one that is wrong again")
     return order
 
 

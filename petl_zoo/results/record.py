@@ -1,8 +1,8 @@
 """The record of one run: its checks and its files.
 
-A record says what was run (identity, components, selection), what came out (metrics, as fractions), what it
-cost and where it ran (provenance). Its shape is always the whole of `schema.SCHEMA`: what was not measured is
-null. Records are never edited.
+A record says what was run (identity, components, selection), what came out (metrics, each with its unit), what
+it cost and where it ran (provenance). Its shape is always the whole of `schema.SCHEMA`: what was not measured is
+null. Records are never edited; one of an earlier version is read as one of this.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from petl_zoo.results.schema import SCHEMA_VERSION, shape_faults
+from petl_zoo.results.schema import SCHEMA_VERSION, UNITS, shape_faults
 
 __all__ = ["RECORD_NAME", "SCHEMA_VERSION", "Record", "RecordError", "canonical_json", "comparable",
            "created_at", "read_record", "read_records", "record_id", "validate_record", "write_record",
@@ -71,6 +71,10 @@ def _sense_faults(record: Mapping[str, Any]) -> Iterator[str]:
     if not math.isclose(parameters["share"], trainable / backbone, rel_tol=1e-6):
         yield (f"cost.parameters.share: {parameters['share']} is not allowed; "
                f"give trainable / components.backbone.parameters ({trainable / backbone})")
+    for name, metric in record["metrics"].items():
+        if not UNITS[metric["unit"]].accepts(metric["value"]):
+            yield (f"metrics.{name}.value: {metric['value']} is not allowed; "
+                   f"give {UNITS[metric['unit']].allowed}")
     for split in ("by_stream", "by_role"):
         if sum(parameters[split].values()) != trainable:
             yield (f"cost.parameters.{split}: the sum {sum(parameters[split].values())} is not allowed; "
@@ -136,11 +140,25 @@ def read_record(path: Path) -> Record:
         raise RecordError(f"{path}: not a readable record ({error}); mend it or move it away") from error
     if not isinstance(record, dict) or "schema_version" not in record:
         raise RecordError(f"{path}: no record of a run (it has no schema_version); move it away")
+    if record["schema_version"] == 1:
+        record = _from_version_1(record)
     if record["schema_version"] != SCHEMA_VERSION:
         raise RecordError(f"{path}: schema_version {record['schema_version']!r} cannot be read, only "
-                          f"{SCHEMA_VERSION}; use the petl_zoo that wrote it, or move it away")
+                          f"1 to {SCHEMA_VERSION}; use the petl_zoo that wrote it, or move it away")
     if faults := validate_record(record):
         raise RecordError(f"{path}: not a valid record:\n  " + "\n  ".join(faults))
+    return record
+
+
+def _from_version_1(record: Record) -> Record:
+    """Write a record of version 1 as one of version 2, where metrics had no unit: all were fractions of images."""
+    record = {**record, "schema_version": 2}
+    metrics, provenance = record.get("metrics"), record.get("provenance")
+    if isinstance(metrics, dict) and all(isinstance(metric, dict) for metric in metrics.values()):
+        record["metrics"] = {name: {**metric, "unit": "fraction", "of": "images" if metric.get("n") else None}
+                             for name, metric in metrics.items()}
+    if isinstance(provenance, dict):
+        record["provenance"] = {**provenance, "effective_batch": None}
     return record
 
 

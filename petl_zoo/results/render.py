@@ -73,27 +73,28 @@ def notes(board: Board) -> list[str]:
 def headings(board: Board) -> list[str]:
     """Return the heading of each column, with its unit."""
     mark = f" {MIXED}" if len(board.environments) > 1 else ""
-    return ["Method", "Seeds", "Trainable", "Backbone (%)", *(f"{name} (%)" for name in board.metrics),
-            f"Peak memory (MiB){mark}", f"Step (ms){mark}"]
+    units = {"fraction": "%"}
+    metrics = (f"{name} ({units.get(board.units[name], board.units[name])})" for name in board.metrics)
+    return ["Method", "Seeds", "Trainable", "Backbone (%)", *metrics, f"Peak memory (MiB){mark}", f"Step (ms){mark}"]
 
 
 def cells(board: Board, row: Row) -> list[str]:
     """Return the text of each column of one row, without emphasis."""
-    scores = [_score_text(row.scores.get(name), len(row.records)) for name in board.metrics]
+    scores = [_score_text(row.scores.get(name), board.units[name], len(row.records)) for name in board.metrics]
     memory = NOT_MEASURED if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 2**20:,.1f}"
     step = NOT_MEASURED if row.step_time_s is None else f"{row.step_time_s * 1000:,.1f}"
     return [row.method, str(len(row.records)), f"{row.trainable:,}", f"{row.share * 100:.3g}", *scores,
             memory, step]
 
 
-def _score_text(score: Score | None, seeds: int) -> str:
+def _score_text(score: Score | None, unit: str, seeds: int) -> str:
     if score is None:
         return NOT_MEASURED
-    summary = score.summary
-    width = "" if summary.half_width is None else f" ± {summary.half_width * 100:.2f}"
+    summary, scale = score.summary, 100 if unit == "fraction" else 1
+    width = "" if summary.half_width is None else f" ± {summary.half_width * scale:.2f}"
     # The column Seeds gives n, unless some runs lack this metric.
     count = f" (n={summary.n})" if summary.n == 1 or summary.n != seeds else ""
-    return f"{summary.mean * 100:.2f}{width}{count}"
+    return f"{summary.mean * scale:.2f}{width}{count}"
 
 
 def _bold(board: Board, row: Row) -> list[bool]:
@@ -132,7 +133,7 @@ def _line(texts: Iterable[str]) -> str:
 
 
 def wide_csv(boards: Sequence[Board]) -> str:
-    """Write boards as CSV, one row a method; metrics are fractions, and an empty cell was not measured."""
+    """Write boards as CSV, one row a method; metrics are fractions or ranks, an empty cell was not measured."""
     rows = []
     for board in boards:
         for row in board.rows:
@@ -150,7 +151,7 @@ def wide_csv(boards: Sequence[Board]) -> str:
 
 
 def records_csv(boards: Sequence[Board]) -> str:
-    """Write the runs behind boards as CSV, one row for each run and metric it has, as fractions."""
+    """Write the runs behind boards as CSV, one row for each run and metric it has, in the metric's unit."""
     rows = []
     for board in boards:
         for row in board.rows:

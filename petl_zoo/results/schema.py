@@ -1,4 +1,4 @@
-"""The schema (version 1) of one run's record: every key and what is allowed there."""
+"""The schema (version 2) of one run's record: every key and what is allowed there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["SCHEMA", "SCHEMA_VERSION", "Each", "Field", "shape_faults"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ COUNT = Field("a whole number of at least 0", lambda value: _is_whole(value) and
 POSITIVE = Field("a whole number of at least 1", lambda value: _is_whole(value) and value >= 1)
 AMOUNT = Field("a finite number of at least 0", lambda value: _is_number(value) and value >= 0)
 FRACTION = Field("a fraction from 0 to 1 (not percent)", lambda value: _is_number(value) and 0 <= value <= 1)
+RANK = Field("a rank of at least 1", lambda value: _is_number(value) and value >= 1)
+UNITS = {"fraction": FRACTION, "rank": RANK}  # what a metric's value may be
 JSON = Field("a JSON value whose numbers are finite and whose keys are strings", _is_json)
 HASH = _matching(r"[0-9a-f]{8,64}", "a hash of 8 to 64 lower-case hex digits")
 TIME = _matching(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?(Z|\+00:00)",
@@ -87,9 +89,11 @@ SCHEMA: dict[str, Any] = {  # values: Field, Each or a dict of them
         "tuner": {"type": TEXT, "options": Each(JSON)},
         "head": {"type": TEXT},
     },
-    # in the protocol's order, the headline first; n: how many samples the value is a mean over
+    # in the protocol's order, the headline first; n, of: what the value is taken over, as 1000 images
     # A metric that is computed from others, such as a harmonic mean, has no samples of its own.
-    "metrics": Each({"value": FRACTION, "higher_is_better": FLAG, "n": POSITIVE | NULL}),
+    "metrics": Each({"value": FRACTION | RANK,
+                     "unit": Field(" or ".join(map(repr, UNITS)), lambda value: value in list(UNITS)),
+                     "higher_is_better": FLAG, "n": POSITIVE | NULL, "of": TEXT | NULL}),
     # how the learning rate was chosen; trials: the file that lists what was tried
     "selection": {"learning_rate": AMOUNT | NULL, "rule": TEXT | NULL, "trials": TEXT | NULL},
     "cost": {
@@ -106,7 +110,10 @@ SCHEMA: dict[str, Any] = {  # values: Field, Each or a dict of them
         "checkpoint_bytes": COUNT | NULL,
     },
     "provenance": {"commit": HASH | NULL, "dirty": FLAG | NULL, "versions": Each(TEXT), "python": TEXT,
-                   "torch": TEXT, "device": TEXT, "precision": TEXT, "world_size": POSITIVE, "command": TEXT},
+                   "torch": TEXT, "device": TEXT, "precision": TEXT, "world_size": POSITIVE,
+                   # samples between two steps of the optimizer: batch size x processes x accumulated batches;
+                   # null where the run trained nothing, and where it was not noted (version 1)
+                   "effective_batch": POSITIVE | NULL, "command": TEXT},
 }
 
 

@@ -22,27 +22,29 @@ class BitFit(Tuner):
     identity = True
     role = "bias"
 
-    def __init__(self, *, streams: Sequence[str] = ("vision", "text")) -> None:
+    def __init__(self, *, streams: Sequence[str] | None = None) -> None:
         """Choose what is trained.
 
         Args:
-            streams: the streams whose biases are trained.
+            streams: the streams whose biases are trained; None for all that are in use.
         """
         super().__init__()
-        self.streams = tuple(streams)
-        self.needs = frozenset(streams)
+        self.streams = None if streams is None else tuple(streams)
+        self.needs = frozenset(streams or ())
 
     def trained(self, backbone: Backbone) -> dict[str, str]:
+        streams = self.streams or tuple(backbone.streams)
         return {
             f"backbone.{name}": "bias"
             for name, _ in backbone.named_parameters()
-            if name.endswith(".bias") and backbone.stream_of(name) in self.streams
+            if name.endswith(".bias") and backbone.stream_of(name) in streams
         }
 
     def count(self, backbone: Backbone) -> int:
+        streams = self.streams or tuple(backbone.streams)
         biased = [
-            (name, m) for name, m in backbone.named_modules() if isinstance(m, nn.Linear | nn.LayerNorm | nn.Conv2d)
+            (f"{name}.bias", m)
+            for name, m in backbone.named_modules()
+            if isinstance(m, nn.Linear | nn.LayerNorm | nn.Conv2d) and m.bias is not None
         ]
-        return sum(
-            m.weight.shape[0] for name, m in biased if m.bias is not None and backbone.stream_of(name) in self.streams
-        )
+        return sum(m.weight.shape[0] for name, m in biased if backbone.stream_of(name) in streams)

@@ -44,8 +44,8 @@ class CoCoOp(Tuner):
         hidden = backbone.embed_dim // self.reduction
         if hidden < 1:
             raise ValueError(f"reduction ({self.reduction}) is more than the joint width {backbone.embed_dim}")
-        self.meta_in = linear(backbone.embed_dim, hidden, backbone.logit_scale)
-        self.meta_out = linear(hidden, backbone.streams["text"].width, backbone.logit_scale)
+        self.meta_in = linear(backbone.embed_dim, hidden, backbone.like)
+        self.meta_out = linear(hidden, backbone.streams["text"].width, backbone.like)
 
     def role_of(self, name: str) -> str:
         return "projection" if name.startswith("meta") else "prompt"

@@ -59,7 +59,7 @@ class CoOp(Tuner):
         if self.class_specific:
             if self.init is None:
                 width = backbone.streams["text"].width
-                text = random_prompt(len(classes) * self.length, width, backbone.logit_scale)
+                text = random_prompt(len(classes) * self.length, width, backbone.like)
                 text = nn.Parameter(text.data.unflatten(0, (len(classes), self.length)))
             else:
                 text = nn.Parameter(text.data.repeat(len(classes), 1, 1))

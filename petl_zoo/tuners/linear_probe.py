@@ -45,7 +45,7 @@ class LinearProbe(Tuner):
 
     def attach(self, backbone: Backbone, classes: Sequence[str]) -> None:
         self.classes = tuple(classes)
-        like = backbone.logit_scale
+        like = backbone.like
         shape = len(self.classes), backbone.embed_dim
         # How far the weights are from the start: zero at first, so that the start itself need not be known here.
         self.weight = nn.Parameter(torch.zeros(shape, device=like.device, dtype=like.dtype))

@@ -61,8 +61,9 @@ class LoRA(Tuner):
 
     def attach(self, backbone: Backbone, classes: Sequence[str]) -> None:
         for stream in self.streams:
+            expert = backbone.streams[stream].expert
             for layer_name, layer in backbone.layers(stream):
-                for name, linear in _linears(layer, self.targets):
+                for name, linear in _linears(layer, self.targets, expert):
                     if isinstance(linear, loralib.Linear):
                         continue  # A layer that two streams share was changed for the first of them.
                     limit = min(linear.in_features, linear.out_features)
@@ -109,8 +110,10 @@ class LoRA(Tuner):
             linear.train(training)
 
 
-def _linears(layer: nn.Module, targets: Sequence[str]) -> list[tuple[str, nn.Linear]]:
-    """A layer's Linears that are named: ``attn.q`` is ``attn.q``, or ``attn.q.vision`` and ``.text`` where experts are.
+def _linears(layer: nn.Module, targets: Sequence[str], expert: str | None) -> list[tuple[str, nn.Linear]]:
+    """A layer's Linears that are named.
+
+    ``attn.q`` is ``attn.q``, or where experts are ``attn.q.vision`` and ``attn.q.text``, or one of them.
 
     Raises:
         ValueError: a target names no Linear of the layer; the message lists what there is.
@@ -118,7 +121,8 @@ def _linears(layer: nn.Module, targets: Sequence[str]) -> list[tuple[str, nn.Lin
     linears = {name: module for name, module in layer.named_modules() if isinstance(module, nn.Linear)}
     found = []
     for target in targets:
-        named = [(n, m) for n, m in linears.items() if n == target or n.rsplit(".", 1)[0] == target]
+        wanted = {target, *(f"{target}.{e}" for e in ("vision", "text") if expert in (None, e))}
+        named = [(n, m) for n, m in linears.items() if n in wanted]
         if not named:
             raise ValueError(f"targets: {target!r} is no Linear of the layer; there are {', '.join(sorted(linears))}")
         found += named

@@ -42,7 +42,7 @@ class MaPLe(Tuner):
     def attach(self, backbone: Backbone, classes: Sequence[str]) -> None:
         check_depth(backbone, "text", self.depth)
         check_depth(backbone, "vision", self.depth)
-        like = backbone.logit_scale
+        like = backbone.like
         text, vision = backbone.streams["text"].width, backbone.streams["vision"].width
         first, self.template = text_context(backbone, self.length, self.init)
         later = (random_prompt(self.length, text, like) for _ in range(self.depth - 1))

@@ -51,7 +51,7 @@ class MPL(Tuner):
     def attach(self, backbone: Backbone, classes: Sequence[str]) -> None:
         check_depth(backbone, "text", self.depth)
         check_depth(backbone, "vision", self.depth)
-        like = backbone.logit_scale
+        like = backbone.like
         text, vision = backbone.streams["text"].width, backbone.streams["vision"].width
         placeholder = backbone.word_vectors("X")[:1]
         later = (random_prompt(self.length, text, like) for _ in range(self.depth - 1))

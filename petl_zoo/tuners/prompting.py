@@ -46,7 +46,7 @@ def text_context(backbone: Backbone, length: int, words: str | None) -> tuple[nn
     Raises:
         ValueError: a word is not one token, so that words and vectors do not match.
     """
-    weight = backbone.logit_scale
+    weight = backbone.like
     names = (words or "").split()
     if length <= len(names):
         vectors = backbone.word_vectors(" ".join(names))

@@ -42,7 +42,7 @@ class VPT(Tuner):
         check_depth(backbone, "vision", self.depth)
         width = backbone.streams["vision"].width
         self.vision = nn.ParameterList(
-            random_prompt(self.length, width, backbone.logit_scale) for _ in range(self.depth)
+            random_prompt(self.length, width, backbone.like) for _ in range(self.depth)
         )
 
     def count(self, backbone: Backbone) -> int:
@@ -94,7 +94,7 @@ class IVLP(Tuner):
     def attach(self, backbone: Backbone, classes: Sequence[str]) -> None:
         check_depth(backbone, "text", self.depth)
         check_depth(backbone, "vision", self.vision_depth, "vision_depth")
-        like = backbone.logit_scale
+        like = backbone.like
         first, self.template = text_context(backbone, self.length, self.init)
         text, vision = backbone.streams["text"].width, backbone.streams["vision"].width
         later = (random_prompt(self.length, text, like) for _ in range(self.depth - 1))

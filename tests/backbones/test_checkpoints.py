@@ -22,7 +22,7 @@ from transformers import CLIPConfig, CLIPModel
 from petl_zoo.backbones import CLIP, Backbone, TextBatch
 from petl_zoo.backbones.checkpoints import CheckpointError, inspect_checkpoint, load_checkpoint
 from petl_zoo.backbones.embeddings import resize_positions
-from petl_zoo.backbones.formats import FAMILIES, clip_sizes
+from petl_zoo.backbones.formats import FAMILIES
 from petl_zoo.backbones.publish import publish as publish_weights
 from petl_zoo.backbones.sources import locate
 
@@ -297,7 +297,7 @@ def test_allow_missing_leaves_what_the_file_lacks(model: CLIPModel, tmp_path: Pa
 
 def test_sizes_are_read_from_shapes() -> None:
     heads = {"vision_heads", "text_heads"}  # Shapes do not tell.
-    assert clip_sizes(make().state_dict()) == {k: v for k, v in SIZES.items() if k not in heads}
+    assert FAMILIES["CLIP"].sizes(make().state_dict()) == {k: v for k, v in SIZES.items() if k not in heads}
 
 
 @pytest.mark.parametrize("release", FAMILIES["CLIP"].releases)
@@ -305,7 +305,7 @@ def test_published_sizes_are_recognised_with_their_heads(release: str) -> None:
     sizes: dict[str, Any] = dict(FAMILIES["CLIP"].releases[release].sizes)
     with torch.device("meta"):
         backbone = CLIP(**sizes)
-    assert clip_sizes(backbone.state_dict()) == sizes
+    assert FAMILIES["CLIP"].sizes(backbone.state_dict()) == sizes
     assert FAMILIES["CLIP"].release(sizes) == release
     assert (sizes["vision_heads"], sizes["text_heads"]) == (
         sizes["vision_width"] // 64,
@@ -579,7 +579,7 @@ def work_dir(model: CLIPModel, folder: Path, status: str = "success") -> Path:
             "protocol": {"name": "pretrain", "version": 1, "hash": "ef" * 8},
         },
         "components": {"backbone": {"type": "CLIP", "name": "clip_tiny"}},
-        "metrics": {"accuracy": {"value": 0.6125, "higher_is_better": True, "n": 690}},
+        "metrics": {"accuracy": {"value": 0.6125, "unit": "fraction", "n": 690, "of": "images"}},
         "selection": {"learning_rate": 0.001},
         "cost": {"time_s": {"train": 1500.5}},
         "provenance": {
@@ -629,7 +629,7 @@ def test_published_weights_load_and_their_card_tells_the_run(
         "| Seed | 7 |",
         f"| Commit | {'12' * 20} |",
         "0123456789ab",
-        "| accuracy | 61.25% | 690 |",
+        "| accuracy | 61.25% | 690 images |",
     ):
         assert fact in card
     [fault] = inspect_checkpoint(backbone, "zoo:clip_nicer")

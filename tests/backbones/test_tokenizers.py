@@ -1,4 +1,4 @@
-"""Tokenizers: CLIP's byte pairs, where a tokenizer is looked for, and pooling that no pad id can change."""
+"""Tokenizers: byte pairs, WordPiece and SentencePiece, where one is looked for, pooling that no pad id can change."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from petl_zoo.backbones import CLIP, tokenize
 from petl_zoo.backbones.sources import WEIGHTS
-from petl_zoo.backbones.tokenizers import TokenizerError, load_tokenizer
+from petl_zoo.backbones.tokenizers import BEiT3Tokenizer, BERTTokenizer, BLIPTokenizer, TokenizerError, load_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz."
 MERGES = ["p o", "po l", "pol a", "pola r</w>", "b e", "be a", "bea r</w>"]
@@ -121,9 +122,7 @@ def test_openai_file_without_a_tokenizer_says_what_to_set(tmp_path: Path) -> Non
 
 
 def test_neither_tokenizer_nor_checkpoint() -> None:
-    with pytest.raises(
-        TokenizerError, match=r"neither a tokenizer nor a checkpoint.*set backbone\.tokenizer"
-    ):
+    with pytest.raises(TokenizerError, match=r"neither a tokenizer nor a checkpoint.*set backbone\.tokenizer"):
         load_tokenizer(None, None, 77)
 
 
@@ -151,12 +150,129 @@ def test_tokenizer_without_special_tokens_is_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(("source", "checkpoint"), [("some/model", None), (None, "some/model")])
 def test_hub_id_without_a_network_says_how_to_go_on(source: str | None, checkpoint: str | None) -> None:
-    with pytest.raises(
-        TokenizerError, match=r"some/model: no tokenizer could be loaded.*set backbone\.tokenizer"
-    ):
+    with pytest.raises(TokenizerError, match=r"some/model: no tokenizer could be loaded.*set backbone\.tokenizer"):
         load_tokenizer(source, checkpoint, 77)
 
 
 def test_missing_folder() -> None:
     with pytest.raises(TokenizerError, match=r"\./missing: no folder of a tokenizer"):
         load_tokenizer("./missing", None, 77)
+
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "of", "dog", "##s", "play", "##ing", ",", "e"]
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    """A lone vocabulary, as bert-base-uncased's is published; as long as that one's."""
+    words = [*PIECES, *(f"[unused{i}]" for i in range(30522 - len(PIECES)))]
+    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in words))
+    return tmp_path
+
+
+class TestWordPiece:
+    @pytest.mark.parametrize("kind", ["blip", "albef"])
+    def test_words_are_lower_cased_and_cut_at_the_longest_piece(self, bert: Path, kind: str) -> None:
+        tokenizer = load_tokenizer(str(bert), None, 35, kind=kind)
+        expected = [PIECES.index(piece) for piece in ("a", "photo", "of", "play", "##ing", "dog", "##s", ",", "e")]
+        assert tokenizer.encode("A photo of PLAYING dogs, \u00e9") == expected
+        assert tokenizer.encode("cats") == [PIECES.index("[UNK]")]
+
+    def test_blips_tokens_come_behind_the_vocabulary(self, bert: Path) -> None:
+        tokenizer = load_tokenizer(None, str(bert), 35, kind="blip")
+        assert isinstance(tokenizer, BLIPTokenizer)
+        assert (tokenizer.dec, tokenizer.enc, len(tokenizer)) == (30522, 30523, 30524)
+        assert (tokenizer.start, tokenizer.end, tokenizer.pad, tokenizer.mask) == (2, 3, 0, 4)
+
+    def test_albefs_texts_stay_open_and_its_answers_can_be_closed(self, bert: Path) -> None:
+        tokenizer = load_tokenizer(str(bert), None, 30, kind="albef")
+        assert isinstance(tokenizer, BERTTokenizer)
+        assert not isinstance(tokenizer, BLIPTokenizer)
+        assert (tokenizer.start, tokenizer.end, tokenizer.separator) == (2, None, 3)
+        assert len(tokenizer) == 30522
+
+    def test_a_folder_that_has_blips_tokens_keeps_them(self, bert: Path) -> None:
+        """As BLIP's code leaves it: ``[DEC]`` is the beginning of a text then, which ``[CLS]`` must stay here."""
+        official = AutoTokenizer.from_pretrained(bert, tokenizer_type="bert")
+        official.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
+        official.add_special_tokens({"bos_token": "[DEC]"})
+        official.save_pretrained(bert / "saved")
+        tokenizer = load_tokenizer(str(bert / "saved"), None, 35, kind="blip")
+        assert isinstance(tokenizer, BLIPTokenizer)
+        assert (tokenizer.start, tokenizer.enc, tokenizer.dec, len(tokenizer)) == (2, 30522, 30523, 30524)
+
+    def test_a_tokenizer_of_another_kind_is_refused(self, folder: Path) -> None:
+        with pytest.raises(TokenizerError, match=r"not BERT's vocabulary, it has no \[PAD\].*'bert-base-uncased'"):
+            load_tokenizer(str(folder), None, 35, kind="blip")
+
+    @pytest.mark.usefixtures("offline")
+    @pytest.mark.parametrize("checkpoint", [None, "model_base.pth"])
+    def test_without_a_tokenizer_the_authors_is_taken_from_the_cache(
+        self, bert: Path, tmp_path: Path, checkpoint: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if checkpoint is not None:
+            (tmp_path / "official").mkdir()
+            (tmp_path / "official" / checkpoint).write_bytes(b"any")
+            checkpoint = str(tmp_path / "official" / checkpoint)
+        with pytest.raises(TokenizerError, match=r"bert-base-uncased: no tokenizer could be loaded \(a hub id"):
+            load_tokenizer(None, checkpoint, 35, kind="albef")
+        cached = tmp_path / "cache" / "models--bert-base-uncased"
+        (cached / "snapshots" / "0").mkdir(parents=True)
+        (cached / "refs").mkdir()
+        (cached / "refs" / "main").write_text("0")
+        for name, text in (("vocab.txt", (bert / "vocab.txt").read_text()), ("config.json", '{"model_type": "bert"}')):
+            (cached / "snapshots" / "0" / name).write_text(text)
+        (cached / "snapshots" / "0" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+        for source in (None, "bert-base-uncased"):
+            assert load_tokenizer(source, checkpoint, 35, kind="albef").encode("Dogs") == [8, 9]
+
+
+class TestSentencePiece:
+    FILE = WEIGHTS / "beit3_tiny" / "beit3.spm"
+    TEXTS = ("A photo of three dogs.", "  two  red\tboats", "jack-o-lantern", "\u2603 4 cats", "")
+
+    @pytest.fixture
+    def oracle(self, tmp_path: Path) -> Path:
+        """The same pieces as a folder of transformers."""
+        shutil.copy(self.FILE, tmp_path / "sentencepiece.bpe.model")
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+        return tmp_path
+
+    def test_ids_are_those_of_xlm_roberta(self, oracle: Path) -> None:
+        official = AutoTokenizer.from_pretrained(oracle)
+        tokenizer = load_tokenizer(None, "zoo:beit3_tiny", 64, kind="beit3")
+        for text in self.TEXTS:
+            assert [tokenizer.start, *tokenizer.encode(text), tokenizer.end] == official(text)["input_ids"]
+        assert (tokenizer.start, tokenizer.pad, tokenizer.end) == (0, 1, 2)
+        assert tokenizer.mask == official.mask_token_id == len(tokenizer) - 1 == len(official) - 1
+        assert official.unk_token_id in tokenizer.encode("\u2603")
+
+    def test_it_is_found_under_each_of_its_names(self, oracle: Path) -> None:
+        (oracle / "beit3_base_patch16_384_coco_retrieval.pth").write_bytes(b"any")
+        expected = load_tokenizer("zoo:beit3_tiny", None, 64, kind="beit3").encode("three dogs")
+        for source, checkpoint in (
+            (str(self.FILE), None),
+            (str(oracle), None),
+            (None, str(oracle / "beit3_base_patch16_384_coco_retrieval.pth")),
+        ):
+            tokenizer = load_tokenizer(source, checkpoint, 64, kind="beit3")
+            assert isinstance(tokenizer, BEiT3Tokenizer)
+            assert tokenizer.encode("three dogs") == expected
+
+    def test_a_folder_that_transformers_saved(self, oracle: Path) -> None:
+        AutoTokenizer.from_pretrained(oracle).save_pretrained(oracle / "saved")
+        tokenizer = load_tokenizer(str(oracle / "saved"), None, 64, kind="beit3")
+        official = load_tokenizer("zoo:beit3_tiny", None, 64, kind="beit3")
+        for name in ("start", "pad", "end", "mask"):
+            assert getattr(tokenizer, name) == getattr(official, name)
+        assert [tokenizer.encode(text) for text in self.TEXTS] == [official.encode(text) for text in self.TEXTS]
+
+    def test_a_damaged_file(self, tmp_path: Path) -> None:
+        (tmp_path / "beit3.spm").write_bytes(self.FILE.read_bytes()[:1000])
+        with pytest.raises(TokenizerError, match=r"beit3\.spm: no SentencePiece model .*get the file again"):
+            load_tokenizer(str(tmp_path), None, 64, kind="beit3")
+
+    def test_without_a_file_it_says_what_to_set(self, tmp_path: Path) -> None:
+        (tmp_path / "beit3_base_patch16_224.pth").write_bytes(b"any")
+        with pytest.raises(TokenizerError, match=r"no tokenizer beside the checkpoint; .* the file beit3\.spm"):
+            load_tokenizer(None, str(tmp_path / "beit3_base_patch16_224.pth"), 64, kind="beit3")

@@ -42,5 +42,19 @@ def test_a_batch_is_what_the_model_takes() -> None:
 
 
 def test_a_batch_of_two_class_lists_is_told() -> None:
-    with pytest.raises(ValueError, match="must share their class names"):
+    with pytest.raises(ValueError, match=r"must share their classes \(ClassNames\)"):
         collate([sample(0, ClassNames(("cat",))), sample(0, ClassNames(("dog",)))])
+
+
+def test_each_kind_of_value_is_joined_in_its_way() -> None:
+    shared = object()
+    batch = collate([{"text": text, "number": number, "other": shared} for text, number in (("a", 3), ("b", 4))])
+    assert batch["text"] == ["a", "b"]
+    assert batch["number"].tolist() == [3, 4]
+    assert batch["number"].dtype == torch.long
+    assert batch["other"] is shared
+
+
+def test_samples_of_different_keys_are_told() -> None:
+    with pytest.raises(ValueError, match="must have the same keys, not a, b and a"):
+        collate([{"a": 1, "b": 2}, {"a": 1}])

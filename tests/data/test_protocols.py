@@ -13,11 +13,15 @@ from petl_zoo.data import (
     FewShot,
     GlyphPairs,
     Glyphs,
+    GlyphScenes,
     Images,
     Labelled,
     Parts,
     Pretraining,
     Protocol,
+    Retrieval,
+    ScenePairs,
+    ScenePretraining,
     SplitZhou,
     StyleShift,
 )
@@ -32,6 +36,8 @@ HASHES: dict[type[Protocol], str] = {
     BaseToNew: "6c346e2f9b7c40219bdd79242741251919f92f954f8079a6269560e3b93d6b3b",
     StyleShift: "8ef6d30697962cd20d4bca86d2e282c66393a8dd8d5d95730e3f828f13250487",
     Pretraining: "a8f5525756b45e73f2462548071b28176cdf6c4be8cc5a66fb7036e34f6d2411",
+    Retrieval: "f69b64529a102ace3f00576ec3bdcfa93f280f9f9ba55459a951028d7f382c90",
+    ScenePretraining: "9a36928ebc1eee35d1197b476c2c0aca02af2a48ef3011fee7ad989418e7f966",
 }
 DATA_HASHES = {
     "concepts": "dd3a1b30128483052005f718e2445819e2f1b9295bc69f2e450b2ef464fb1478",
@@ -159,6 +165,24 @@ class TestSets:
         for images in parts.test.values():
             assert not paths(images) & paths(parts.val)  # type: ignore[arg-type]
 
+    def test_retrieval_trains_on_captions_and_tests_on_galleries(self) -> None:
+        parts = Retrieval().split(GlyphScenes(image_size=16), seed=1)
+        assert parts.test.keys() == {"test"}
+        assert (len(parts.train), len(parts.val), len(parts.test["test"])) == (10000, 200, 400)  # type: ignore[arg-type]
+        assert parts.train.read.augment  # type: ignore[attr-defined]
+        assert not parts.test["test"].read.augment  # type: ignore[attr-defined]
+        assert parts.test["test"].gallery.num_images == 400  # type: ignore[union-attr]
+
+    def test_scene_pretraining_tests_a_seen_and_an_unseen_style(self) -> None:
+        pairs = ScenePairs(length=8, size=16)
+        parts = ScenePretraining().split(pairs, seed=1)
+        assert parts.train is pairs
+        assert {style: len(images) for style, images in parts.test.items()} == {"twemoji": 400, "flat": 400}
+        for style, images in parts.test.items():
+            assert {item[0].split("/")[0] for item in images.items} == {style}
+            assert images[0]["images"].shape == (3, 16, 16)
+        assert len(parts.val) == 200  # type: ignore[arg-type]
+
 
 class TestUnsuitedData:
     @pytest.mark.parametrize("protocol", [FewShot(), BaseToNew()])
@@ -173,6 +197,14 @@ class TestUnsuitedData:
     def test_pretraining_needs_pairs(self) -> None:
         with pytest.raises(ValueError, match=r"needs dataset\.type='GlyphPairs', not Glyphs"):
             Pretraining().split(Glyphs(), seed=1)  # type: ignore[arg-type]
+
+    def test_retrieval_needs_captions(self) -> None:
+        with pytest.raises(ValueError, match="needs a data set with captions, not Glyphs"):
+            Retrieval().split(Glyphs(), seed=1)  # type: ignore[arg-type]
+
+    def test_scene_pretraining_needs_scene_pairs(self) -> None:
+        with pytest.raises(ValueError, match=r"needs dataset\.type='ScenePairs', not GlyphScenes"):
+            ScenePretraining().split(GlyphScenes(), seed=1)  # type: ignore[arg-type]
 
     def test_the_trained_style_is_no_target(self) -> None:
         with pytest.raises(ValueError, match="must not hold the style that is trained on: leave 'noto' out"):

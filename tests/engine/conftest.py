@@ -31,6 +31,14 @@ SMALL = {
     "runtime.visualizers": [],
 }
 MAPLE = {**SMALL, "tuner.depth": 2}
+RETRIEVAL = {
+    **{key: value for key, value in MAPLE.items() if not key.startswith(("dataset.", "protocol."))},
+    "custom_imports": {"imports": ["tests.engine.toys"]},
+    "head.type": "RetrievalHead",
+    "dataset.type": "ToyCaptions",
+    "protocol.type": "Retrieval",
+    "runtime.eval_batch_size": 3,
+}
 
 
 def arguments(config: str | Path, work_dir: Path | None, options: dict[str, Any], **more: Any) -> argparse.Namespace:

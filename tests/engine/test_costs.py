@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from petl_zoo.backbones import CLIP
+from petl_zoo.data.captions import Gallery
 from petl_zoo.engine import costs
-from petl_zoo.heads import ClassificationHead
+from petl_zoo.heads import ClassificationHead, RetrievalHead
 from petl_zoo.model import VLModel
 from petl_zoo.tuners import LoRA, MaPLe, NoTuner
 
@@ -32,6 +33,18 @@ def test_a_vision_prompt_costs_arithmetic(clip: CLIP, batch: dict[str, Any]) -> 
     bare = costs.forward_flops(VLModel(clip, NoTuner(), ClassificationHead()).eval(), batch)
     prompted = VLModel(clip, MaPLe(depth=2, init=None), ClassificationHead()).eval()
     assert costs.forward_flops(prompted, batch) > bare
+
+
+def test_retrieval_counts_an_image_and_its_first_caption(clip: CLIP, batch: dict[str, Any]) -> None:
+    model = VLModel(clip, NoTuner(), RetrievalHead()).eval()
+    texts = Gallery(("a cat", "a polar bear on ice", "a dog", "a truck"), (0, 1, 2, 3), 4)
+    gallery = {"images": batch["images"], "index": torch.tensor([1, 0, 2, 3]), "gallery": texts}
+    found = costs.forward_flops(model, gallery)
+    assert found == costs.forward_flops(model, {**gallery, "images": batch["images"][:1], "index": torch.tensor([1])})
+    assert found > costs.forward_flops(model, {**gallery, "index": torch.tensor([0, 1, 2, 3])})  # the shorter caption
+    assert found > costs.forward_flops(VLModel(clip, NoTuner(), ClassificationHead()).eval(), batch)
+    assert costs.flops_convention(model).startswith("2 per multiply-add; one image and one caption")
+    assert costs.latencies(model, {"type": "CLIP", **SIZES}, gallery)["batch_size"] == 4
 
 
 def test_parameters_add_up(clip: CLIP) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 
 from petl_zoo.engine import launch
 from petl_zoo.engine.counting import count_parameters
-from petl_zoo.engine.faults import ConfigError
+from petl_zoo.engine.faults import ConfigError, Fault
 from petl_zoo.engine.merging import load
 from petl_zoo.engine.signatures import fits
 from petl_zoo.engine.validate import validate
+from petl_zoo.heads import RetrievalHead
 
-from .conftest import CONFIGS, MAPLE, SMALL, arguments
+from .conftest import CONFIGS, MAPLE, RETRIEVAL, SMALL, arguments
 
 
 def faults(options: dict[str, Any], config: str = "clip_maple") -> list[str]:
@@ -146,6 +148,13 @@ def test_counting_what_cannot_be_is_told(backbone: str, tuner: str, options: dic
         count_parameters(backbone, tuner, options)
 
 
+def test_counting_names_heads_that_do_not_exist_or_do_not_fit() -> None:
+    with pytest.raises(ConfigError, match=r"--head: no 'retreival'.*did you mean 'retrieval'\?"):
+        count_parameters("clip_tiny", "lora", head="retreival")
+    with pytest.raises(ConfigError, match="CoCoOp gives every image texts of its own"):
+        count_parameters("clip_tiny", "cocoop", head="retrieval")
+
+
 @pytest.mark.parametrize(
     ("value", "hint", "expected"),
     [
@@ -156,3 +165,63 @@ def test_counting_what_cannot_be_is_told(backbone: str, tuner: str, options: dic
 )  # fmt: skip
 def test_values_fit_their_annotation(value: object, hint: object, expected: bool) -> None:
     assert fits(value, hint) is expected
+
+
+def captioned(options: dict[str, Any], config: str = "clip_maple") -> list[Fault]:
+    """The faults of retrieval on a toy data set."""
+    return validate(load(CONFIGS / "glyphs" / f"{config}.py", {**RETRIEVAL, **options}))
+
+
+def test_retrieval_on_captions_has_no_fault() -> None:
+    assert captioned({}) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"head.type": "ClassificationHead"},
+            "head: ClassificationHead needs classes, labels of each sample, but the set 'train' of ToyCaptions has "
+            "images, captions, ids: take another head or data set",
+        ),
+        ({"dataset.image_size": 40}, "dataset.image_size: 40 pixels, but backbone.image_size is 48: make them equal"),
+        ({"dataset.empty": True}, "dataset: a caption of image 'train/1.png' in the set 'train' is empty"),
+        ({"schedule.batch_size": 21}, "schedule.batch_size: 21 is more than the 20 training samples: lower it"),
+        ({"tuner.length": 30, "tuner.init": None}, "tuner: 30 context tokens leave no room for a caption in 32 tokens"),
+    ],
+)
+def test_data_and_head_that_do_not_fit_are_named(options: dict[str, Any], words: str) -> None:
+    found = [str(fault) for fault in captioned(options)]
+    assert found
+    assert words in found[0]
+
+
+def test_a_head_for_pairs_needs_pairs() -> None:
+    (found,) = faults({**SMALL, "head.type": "RetrievalHead"}, "clip_lora")
+    assert found.startswith("head: RetrievalHead needs captions, ids of each sample, but the set 'train' of Glyphs has")
+
+
+def test_a_tuner_with_parameters_for_classes_needs_classes() -> None:
+    options = {key: value for key, value in RETRIEVAL.items() if not key.startswith("tuner.")}
+    (found,) = validate(load(CONFIGS / "glyphs" / "clip_linear_probe.py", options))
+    assert "class" in found.problem
+
+
+def test_long_captions_are_cut_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    (found,) = captioned({"dataset.words": 40})
+    assert not found.fatal
+    assert str(found).startswith("dataset: captions longer than 32 tokens are cut, as official code does: ")
+    assert "20 of 20 in train, 8 of 8 in val, 14 of 14 in test" in found.problem
+    cfg = launch.checked(CONFIGS / "glyphs" / "clip_maple.py", {**RETRIEVAL, "dataset.words": 40})
+    assert cfg["dataset"]["words"] == 40
+    assert "warning: dataset: captions longer than 32 tokens" in capsys.readouterr().err
+
+
+def test_a_head_names_its_own_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    def data_faults(self: object, model: object, part: str, dataset: Sized) -> Iterator[str]:
+        yield f"k_test (900) is more than the {len(dataset)} samples of {part}"
+
+    monkeypatch.setattr(RetrievalHead, "data_faults", data_faults)
+    found = [str(fault) for fault in captioned({})]
+    counts = {"train": 20, "val": 4, "test": 7}
+    assert found == [f"head.k_test: k_test (900) is more than the {n} samples of {name}" for name, n in counts.items()]

@@ -17,7 +17,7 @@ def _make_record(
     *, tuner: str = "MaPLe", seed: int = 0, options: dict[str, Any] | None = None, protocol: str = "few_shot",
     metrics: dict[str, float] | None = None, trainable: int = 10_000, status: str = "success", day: int = 1,
     device: str = "cpu", learning_rate: float = 0.01, step: float | None = 0.0125, peak: int | None = None,
-    data_hash: str = "da" * 8, backbone: str = "clip_tiny", lower: tuple[str, ...] = (),
+    data_hash: str = "da" * 8, backbone: str = "clip_tiny", lower: tuple[str, ...] = (), ranks: tuple[str, ...] = (),
 ) -> Record:
     options = options or {}
     setting = canonical_json([tuner, options, learning_rate, backbone])
@@ -30,14 +30,15 @@ def _make_record(
     success = status == "success"
     values = {"accuracy": 0.5} if metrics is None else metrics
     return {
-        "schema_version": 1, "id": record_id(identity), "created_at": f"2026-11-{day:02}T10:00:00+00:00",
+        "schema_version": 2, "id": record_id(identity), "created_at": f"2026-11-{day:02}T10:00:00+00:00",
         "status": status, "error": None if success else "out of\nmemory", "identity": identity,
         "components": {
             "backbone": {"type": "CLIP", "name": backbone, "checkpoint": "weights/clip_tiny.safetensors",
                          "sha256": "ab" * 32, "parameters": BACKBONE_PARAMETERS},
             "tuner": {"type": tuner, "options": options}, "head": {"type": "Classification"},
         },
-        "metrics": {name: {"value": value, "higher_is_better": name not in lower, "n": 2000}
+        "metrics": {name: {"value": value, "unit": "rank" if name in ranks else "fraction",
+                           "higher_is_better": name not in (*lower, *ranks), "n": 2000, "of": "images"}
                     for name, value in values.items()} if success else {},
         "selection": {"learning_rate": learning_rate, "rule": "validation accuracy", "trials": "trials.json"},
         "cost": {
@@ -53,7 +54,7 @@ def _make_record(
         },
         "provenance": {"commit": "c0ffee" * 6 + "abcd", "dirty": False, "versions": {"mmengine": "0.11.0rc3"},
                        "python": "3.11.7", "torch": "2.14.1", "device": device, "precision": "float32",
-                       "world_size": 1, "command": "python tools/train.py configs/glyphs/clip_maple.py"},
+                       "world_size": 1, "effective_batch": 32, "command": "python tools/train.py configs/glyphs/clip_maple.py"},
     }
 
 

@@ -110,6 +110,20 @@ def test_lower_can_be_better(make_record: MakeRecord) -> None:
     assert best(board, "error") == ["B"]
 
 
+def test_ranks_are_numbers_and_the_lowest_is_best(make_record: MakeRecord) -> None:
+    records = [make_record(tuner=tuner, seed=seed, metrics={"recall": 0.5, "median_rank": rank + seed},
+                           ranks=("median_rank",)) for tuner, rank in (("A", 40.0), ("B", 2.0)) for seed in range(2)]
+    (board,) = build_boards(records, sort="median_rank")
+    assert [row.method for row in board.rows] == ["B", "A"]
+    page = markdown([board])
+    assert "| recall (%) | median_rank (rank) |" in page
+    assert "| B | 2 | 10,000 | 1 | **50.00 ± 0.00** | **2.50 ± 6.35** |" in page
+    assert "| A | 2 | 10,000 | 1 | **50.00 ± 0.00** | 40.50 ± 6.35 |" in page
+    (wide, _) = csv.DictReader(io.StringIO(wide_csv([board])))
+    assert (wide["median_rank_mean"], wide["recall_mean"]) == ("2.5", "0.5")
+    assert [row["unit"] for row in csv.DictReader(io.StringIO(records_csv([board])))][:2] == ["fraction", "rank"]
+
+
 def test_settings_of_one_tuner_are_told_apart(make_record: MakeRecord) -> None:
     records = [
         make_record(tuner="LoRA", options={"rank": 4, "streams": ["text"], "alpha": 1}),
@@ -187,6 +201,9 @@ def test_records_that_contradict_each_other_are_named(make_record: MakeRecord) -
     first, second = make_record(seed=0), make_record(seed=1)
     second["metrics"]["accuracy"]["higher_is_better"] = False
     with pytest.raises(RecordError, match=r"accuracy\.higher_is_better: record [0-9a-f]{12} contradicts"):
+        build_boards([first, second])
+    second["metrics"]["accuracy"] |= {"higher_is_better": True, "unit": "rank", "value": 1}
+    with pytest.raises(RecordError, match=r"accuracy\.unit: record [0-9a-f]{12} contradicts"):
         build_boards([first, second])
     with pytest.raises(RecordError, match=r"parameters: the runs .* of MaPLe have one config and different"):
         build_boards([make_record(seed=0), make_record(seed=1, trainable=5)])

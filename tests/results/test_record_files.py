@@ -82,8 +82,9 @@ def test_killed_writer_leaves_the_old_file_alone(make_record: MakeRecord, tmp_pa
     ('{"schema_version": 1,', "not a readable record"),
     ("[]", "no record of a run"),
     ('{"loss": 1}', "no record of a run"),
-    ('{"schema_version": 2}', "schema_version 2 cannot be read, only 1"),
-    ('{"schema_version": 1}', "not a valid record"),
+    ('{"schema_version": 3}', "schema_version 3 cannot be read, only 1 to 2"),
+    ('{"schema_version": 2}', "not a valid record"),
+    ('{"schema_version": 1, "metrics": {"accuracy": 1}, "provenance": null}', "not a valid record"),
     ("\udcff", "not a readable record"),
 ])
 def test_broken_record_is_named(tmp_path: Path, text: str, message: str) -> None:
@@ -92,6 +93,19 @@ def test_broken_record_is_named(tmp_path: Path, text: str, message: str) -> None
     with pytest.raises(RecordError) as caught:
         read_record(path)
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_record_of_version_1_is_read_as_one_of_this(make_record: MakeRecord, tmp_path: Path) -> None:
+    expected, old = (make_record(metrics={"accuracy": 0.5, "harmonic_mean": 0.4}) for _ in range(2))
+    for record in (expected, old):
+        record["metrics"]["harmonic_mean"]["n"] = None
+    expected["metrics"]["harmonic_mean"]["of"] = expected["provenance"]["effective_batch"] = None
+    old["schema_version"] = 1
+    del old["provenance"]["effective_batch"]
+    for metric in old["metrics"].values():
+        del metric["unit"], metric["of"]
+    (tmp_path / "record.json").write_text(json.dumps(old))
+    assert read_record(tmp_path / "record.json") == expected
 
 
 def test_nan_in_a_file_is_refused(make_record: MakeRecord, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_id_is_the_start_of_the_hash_of_the_sorted_identity() -> None:
 
 
 @pytest.mark.parametrize(("path", "value", "allowed"), [
-    ("schema_version", 2, "give 1"),
+    ("schema_version", 1, "give 2"),
     ("created_at", "2026-11-22 10:00", "UTC time"),
     ("status", "done", "'success', 'failed' or 'cancelled'"),
     ("identity.seed", -1, "whole number of at least 0"),
@@ -42,13 +42,16 @@ def test_id_is_the_start_of_the_hash_of_the_sorted_identity() -> None:
     ("components.tuner.type", " ", "not empty"),
     ("components.tuner.options", [], "object with free keys"),
     ("components.backbone", "CLIP", "object with the keys type, name"),
-    ("metrics.accuracy.value", 71.5, "fraction from 0 to 1 (not percent)"),
+    ("metrics.accuracy.value", -0.1, "fraction from 0 to 1 (not percent)"),
+    ("metrics.accuracy.unit", "percent", "'fraction' or 'rank'"),
     ("metrics.accuracy.value", None, "fraction from 0 to 1"),
     ("metrics.accuracy.higher_is_better", 1, "true or false"),
     ("metrics.accuracy.n", 0, "at least 1"),
+    ("metrics.accuracy.of", "", "not empty, or null"),
     ("cost.memory_bytes.peak_allocated", -1, "at least 0, or null"),
     ("cost.parameters.by_role.prompt", 1.5, "whole number"),
     ("provenance.world_size", 0, "at least 1"),
+    ("provenance.effective_batch", 0, "at least 1, or null"),
     ("provenance.versions.mmengine", None, "string"),
 ])
 def test_fault_names_key_value_and_what_is_allowed(
@@ -106,6 +109,8 @@ def test_record_that_is_no_object_is_one_fault() -> None:
     ("cost.parameters.share", 1.0, "cost.parameters.share: 1.0 is not allowed"),
     ("cost.parameters.by_stream", {"text": 1}, "cost.parameters.by_stream: the sum 1 is not allowed"),
     ("cost.parameters.by_role", {}, "cost.parameters.by_role: the sum 0 is not allowed"),
+    ("metrics.accuracy.value", 71.5,
+     "metrics.accuracy.value: 71.5 is not allowed; give a fraction from 0 to 1 (not percent)"),
     ("cost.flops.convention", None, "cost.flops.convention: null is not allowed beside a count"),
 ])
 def test_values_must_agree_with_each_other(
@@ -115,6 +120,12 @@ def test_values_must_agree_with_each_other(
     set_value(record, path, value)
     (fault,) = validate_record(record)
     assert fault.startswith(expected)
+
+
+def test_a_rank_is_at_least_one_and_no_fraction(make_record: MakeRecord) -> None:
+    assert validate_record(make_record(metrics={"median_rank": 17.5}, ranks=("median_rank",))) == []
+    (fault,) = validate_record(make_record(metrics={"median_rank": 0.5}, ranks=("median_rank",)))
+    assert fault == "metrics.median_rank.value: 0.5 is not allowed; give a rank of at least 1"
 
 
 def test_run_without_success_must_say_why(make_record: MakeRecord) -> None:

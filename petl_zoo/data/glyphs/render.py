@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["DRAWS", "MEAN", "STD", "TEST_VIEW", "TRAIN_VIEW", "View", "draws_for", "render"]
+__all__ = ["DRAWS", "MEAN", "STD", "TEST_VIEW", "TRAIN_VIEW", "View", "draws_for", "place", "render", "vary_colours"]
 
 MEAN, STD = 0.5, 0.25  # of every channel, for glyphs and the tiny backbones trained on them
 DRAWS = 19  # uniform numbers that decide one image
@@ -57,17 +57,17 @@ TRAIN_VIEW = View()
 TEST_VIEW = View()
 
 
-def draws_for(paths: Sequence[str]) -> Tensor:
-    """The uniform numbers of images that must always look the same: a function of each path alone.
+def draws_for(paths: Sequence[str], count: int = DRAWS) -> Tensor:
+    """The uniform numbers of images that must always look the same: a function of each path and ``count`` alone.
 
     Shape:
-        (B, DRAWS)
+        (B, count)
     """
     rows = []
     for path in paths:
         seed = int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") >> 1
-        rows.append(torch.rand(DRAWS, generator=torch.Generator().manual_seed(seed)))
-    return torch.stack(rows) if rows else torch.empty(0, DRAWS)
+        rows.append(torch.rand(count, generator=torch.Generator().manual_seed(seed)))
+    return torch.stack(rows) if rows else torch.empty(0, count)
 
 
 def render(glyphs: Tensor, *, size: int = 48, view: View = TRAIN_VIEW, draws: Tensor | None = None) -> Tensor:
@@ -91,7 +91,7 @@ def render(glyphs: Tensor, *, size: int = 48, view: View = TRAIN_VIEW, draws: Te
     )
     colour, cover = pixels[:, :3], pixels[:, 3:]
     if view.jitter:
-        colour = _jitter(colour, cover, u[:, 5:11], view.jitter)
+        colour = vary_colours(colour, cover, u[:, 5:11], view.jitter)
     ground = _background(colour, cover, u[:, 11:], view)
     return (colour + (1 - cover) * ground[:, :, None, None] - MEAN) / STD
 
@@ -103,13 +103,29 @@ def _placement(u: Tensor, view: View) -> Tensor:
     angle = (2 * u[:, 1] - 1) * math.radians(view.rotation)
     mirror = 1 - 2 * (u[:, 2] < view.flip).float()
     right, down = (1 - scale) * (2 * u[:, 3] - 1), (1 - scale) * (2 * u[:, 4] - 1)
+    return place(scale, angle, mirror, right, down)
+
+
+def place(scale: Tensor, angle: Tensor, mirror: Tensor, right: Tensor, down: Tensor) -> Tensor:
+    """Matrices from image to glyph coordinates, as ``affine_grid`` takes them.
+
+    Args:
+        scale: sides of the glyphs as shares of the image's.
+        angle: turns in radians.
+        mirror: -1 to mirror left and right, else 1.
+        right: centres of the glyphs, -1 (left border of the image) to 1.
+        down: the same, from top to bottom.
+
+    Shape:
+        each (B,) -> (B, 2, 3)
+    """
     cos, sin = angle.cos() / scale, angle.sin() / scale
     first = torch.stack([cos, sin, -(cos * right + sin * down)], 1) * mirror[:, None]
     second = torch.stack([-sin, cos, sin * right - cos * down], 1)
     return torch.stack([first, second], 1)  # (B, 2, 3)
 
 
-def _jitter(colour: Tensor, cover: Tensor, u: Tensor, strength: float) -> Tensor:
+def vary_colours(colour: Tensor, cover: Tensor, u: Tensor, strength: float) -> Tensor:
     """Vary saturation, contrast, brightness and colour balance of premultiplied colours."""
     around = (strength * (2 * u - 1))[:, :, None, None]  # (B, 6, 1, 1)
     gray = colour.mean(1, keepdim=True)
