@@ -198,13 +198,13 @@ def write_bert(folder: Path, *, size: int, context: int, extra: Sequence[str] = 
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=("clip", "blip", "albef", "beit3"), default="clip", help="whose tokenizer")
     parser.add_argument("--out", type=Path, help="folder to write to (default: petl_zoo/weights/KIND_tiny)")
     parser.add_argument("--size", type=int, default=2000, help="entries of the vocabulary")
     parser.add_argument("--context", type=int, default=32, help="most tokens of a text")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     out: Path = args.out or WEIGHTS / f"{args.kind}_tiny"
     out.mkdir(parents=True, exist_ok=True)
     if args.kind == "clip":

@@ -123,13 +123,12 @@ class ALBEF(BertFusion):
         if states is None:
             states = self.text_states(text, plan.of("text"))
         x = states.tokens
-        slots = text.slots.shape[1] + (x.shape[1] - self._lengthened(text).ids.shape[1])
         return self._run(
             "fusion",
             x,
             states.padding,
             plan.of("fusion"),
-            slots,
+            self._lengthened(text),
             context=self._paired(context, len(x)),
             pooled=pooled,
         )

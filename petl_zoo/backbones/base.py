@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from .embeddings import TextEmbedding
 from .plan import NOTHING, Plan, Rows, StreamPlan
 from .text import TextBatch, Tokenizer
 from .transformer import Layer, Tower
@@ -102,6 +103,7 @@ class Backbone(nn.Module):
     adds_similarity: ClassVar[bool] = False
     all_streams: dict[str, Stream]
     streams: dict[str, Stream]
+    text_embed: TextEmbedding
     embed_dim: int
     image_size: int
     caption_length: int
@@ -174,7 +176,7 @@ class Backbone(nn.Module):
         """Text features before normalisation: (C, E), or (G, C, E) where the plan's context has one set an image."""
         raise NotImplementedError
 
-    # What backbones with a matching score add -------------------------------------------------------------------------------------
+    # What backbones with a matching score add ----------------------------------------------------------------------
 
     def image_states(self, images: Tensor, plan: StreamPlan = NOTHING) -> Tensor:
         """Final hidden states of the class token and the patches, prompts left out: (B, 3, H, W) -> (B, M, D)."""

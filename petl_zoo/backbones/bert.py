@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Backbone, Context, States, Stream, check_slots
+from .base import Backbone, Context, States, check_slots
 from .embeddings import ImageEmbedding, TextEmbedding, place
 from .plan import NOTHING, Cursor, Plan, StreamPlan
 from .text import TextBatch, Tokenizer
-from .transformer import LayerSpec, Run, Tower
+from .transformer import LayerSpec, Packing, Run, Tower
 
 VIT_EPS, BERT_EPS = 1e-6, 1e-12
 DECODERS = ("image", "text")
@@ -181,7 +181,7 @@ class BertFusion(Backbone):
     def _run_text(self, text: TextBatch, plan: StreamPlan, *, pooled: bool) -> States:
         text = self._lengthened(text)
         x = self._embed(text, plan)
-        return self._run("text", x, self._padding(text, x), plan, text.slots.shape[1], pooled=pooled)
+        return self._run("text", x, self._padding(text, x), plan, text, pooled=pooled)
 
     def _lengthened(self, text: TextBatch) -> TextBatch:
         """Under ``plain``, captions at their full length, as official code pads them."""
@@ -209,28 +209,39 @@ class BertFusion(Backbone):
         x: Tensor,
         padding: Tensor | None,
         plan: StreamPlan,
-        slots: int,
+        text: TextBatch,
         *,
         context: Context | None = None,
         pooled: bool = False,
     ) -> States:
-        """Run a stream's layers over texts.
+        """Run a stream's layers over texts: packed, where no tokens enter or leave, so that padding costs nothing.
 
         Args:
-            slots: number of prompt tokens behind the start token.
+            x: (B, L, D), the texts' tokens; B may be a multiple of the texts.
+            text: the texts, whose prompts stand behind the start token.
             pooled: compute the first token alone in the last layer.
         """
-        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
         # Also a stream that the head has no need of by itself: a question encoder runs fusion on text's layers.
         where = self.all_streams[stream]
-        # Padding follows the tokens that enter; it is only needed outside where all tokens are returned.
-        cursor = Cursor(1 + slots)
-        run = Run(stream, [(plan, cursor)], padding, context=None if context is None else context.source)
-        layers = range(where.first, where.first + where.depth)
-        y = self.get_submodule(where.tower)(x, run, layers, (lambda: first) if pooled else None)
-        grown = 0 if pooled else y.shape[1] - x.shape[1]
-        if padding is not None and grown:
-            padding = torch.cat([padding.new_ones(len(padding), grown), padding], dim=1)
+        layers, tower = range(where.first, where.first + where.depth), self.get_submodule(where.tower)
+        grown = x.shape[1] - text.ids.shape[1]
+        run = Run(stream, [(plan, Cursor(1 + text.slots.shape[1] + grown))], padding)
+        run.context = None if context is None else context.source
+        first = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        if padding is not None and not plan.swaps and not grown and not self.plain:
+            groups = len(x) // len(text)
+            run.packing = Packing((text.end + 1).repeat(groups), x.shape[1], text.total * groups)
+            first = run.packing.first
+            x = run.packing.pack(x)
+        y = tower(x, run, layers, (lambda: first) if pooled else None)
+        if pooled:
+            return States(y)
+        if run.packing is not None:
+            return States(run.packing.unpack(y), padding)
+        added = y.shape[1] - x.shape[1]
+        if padding is not None and added:
+            # They stand behind the start token, in front of everything that may be padded.
+            padding = torch.cat([padding.new_ones(len(padding), added), padding], dim=1)
         return States(y, padding)
 
     # Image-text pairs ---------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from registry import BACKBONES
 
 from .base import Context, States, Stream
 from .bert import BertFusion
 from .plan import Plan
-from .text import TextBatch, Tokenizer
+from .text import FusionTokenizer, TextBatch, Tokenizer
 
 
 @BACKBONES.register_module()
@@ -100,7 +102,7 @@ class BLIP(BertFusion):
         self, text: TextBatch, states: States | None, context: Context, plan: Plan, *, pooled: bool = False
     ) -> States:
         """Hidden states of image-text pairs, from the words on: ``states`` of the text alone are not used."""
-        text = self._lengthened(text.starting(self.tokenizer.enc))
+        text = self._lengthened(text.starting(cast(FusionTokenizer, self.tokenizer).enc))
         words, where = plan.of("text"), plan.streams.get("fusion")
         x = self._embed(text, words if where is None or where.context is None else where)
         return self._run(
@@ -108,7 +110,7 @@ class BLIP(BertFusion):
             x,
             self._padding(text, x),
             words if where is None else where,
-            text.slots.shape[1],
+            text,
             context=self._paired(context, len(x)),
             pooled=pooled,
         )

@@ -33,6 +33,14 @@ class Tokenizer(Protocol):
         """The ids of a text without special tokens."""
 
 
+class FusionTokenizer(Tokenizer, Protocol):
+    """What fused backbones ask beyond it: start tokens of fused texts and of written ones, and the mask."""
+
+    enc: int
+    dec: int
+    mask: int
+
+
 @dataclass(frozen=True)
 class TextBatch:
     """Token ids of C texts, cut behind the last end token.

@@ -211,14 +211,15 @@ class Attention(nn.Module):
 class Layer(nn.Module):
     """One transformer layer, pre- or post-norm, with optional cross-attention, experts and sub-LN.
 
-    ``adapter`` is an empty slot. A tuner may put a module there; it is called as
-    ``adapter(x, after_self, after_cross, stream)`` with the layer's input and the outputs of its attention
-    sub-layers (``after_cross`` is None where there is no cross-attention), each (B, N, D), and what it returns is added
-    to the layer's output: parallel to the feed-forward network, after the post-norm if there is one (where UniAdapter
-    puts its own).
+    ``adapter`` and ``serial`` are empty slots. A tuner may put a module into one; what it returns is added to the
+    layer's output. ``adapter(x, after_self, after_cross, stream)`` reads the layer's input and the outputs of its
+    attention sub-layers (``after_cross`` is None where there is no cross-attention), each (B, N, D): parallel to the
+    feed-forward network, after the post-norm if there is one (where UniAdapter puts its own). ``serial(y, stream)``
+    reads the layer's output, what ``adapter`` added included.
     """
 
     adapter: nn.Module | None
+    serial: nn.Module | None
 
     def __init__(self, spec: LayerSpec) -> None:
         super().__init__()
@@ -238,6 +239,7 @@ class Layer(nn.Module):
         self.fc2 = _experts(lambda: nn.Linear(hidden, spec.width), spec.experts)
         self.norm_hidden = _experts(lambda: nn.LayerNorm(hidden, spec.eps), spec.experts) if spec.sub_norm else None
         self.register_module("adapter", None)
+        self.register_module("serial", None)
 
     def cross_rows(self, states: Tensor) -> Rows:
         """Keys and values of what cross-attention reads: (B, M, D_context) -> (B, h, M, d)."""
@@ -289,7 +291,7 @@ class Layer(nn.Module):
             context: states for cross-attention, (B, M, D_context), or their keys and values if they are known already.
             context_mask: True where a query may look in the context, broadcastable to (B, h, N, M).
             cross_front: keys and values put in front of the context's.
-            stream: name of the running stream, handed to the adapter.
+            stream: name of the running stream, handed to the adapters.
             keep: if given, the tokens' own keys and values are appended to it.
             packing: the layout of ``x`` if it is packed, (1, T, D).
             pooled: (B,), the one token of each sequence whose output is wanted (its place in T if packed); the others
@@ -321,12 +323,16 @@ class Layer(nn.Module):
             if cross_front is not None:
                 rows = rows.after(cross_front)
                 seen = None if seen is None else F.pad(seen, (cross_front.key.shape[2], 0), value=True)
-            y = self.cross(self._into(after_self, self.norm_cross, expert), rows, seen)
+            # The texts of one image are queries of one attention, packed or not.
+            layout = packing if len(rows.key) > 1 else None
+            y = self.cross(self._into(after_self, self.norm_cross, expert), rows, seen, packing=layout)
             attended = after_cross = self._residual(after_self, y, self.norm_cross, expert)
         y = self._feed_forward(self._into(attended, self.norm2, expert), expert)
         y = self._residual(attended, y, self.norm2, expert)
         if self.adapter is not None:
             y = y + self.adapter(x, after_self, after_cross, stream)
+        if self.serial is not None:
+            y = y + self.serial(y, stream)
         return y
 
 
@@ -343,6 +349,8 @@ class Run:
         split: tokens of the vision expert (moves with vision prompts).
         context: states that cross-attention reads, or their keys and values for each layer that runs.
         context_mask: (B, M), True at real context tokens.
+        packing: the layout of the tokens if they are packed; ``padding`` is then of the sequences side by side, and no
+            plan may swap tokens.
     """
 
     stream: str
@@ -352,6 +360,7 @@ class Run:
     split: int = 0
     context: Tensor | Sequence[Rows] | None = None
     context_mask: Tensor | None = None
+    packing: Packing | None = None
 
 
 class Tower(nn.Module):
@@ -379,10 +388,10 @@ class Tower(nn.Module):
                 when all cursors have moved.
 
         Shape:
-            x: (B, N, D); returns (B, N', D), where N' - N tokens entered, or (B, 1, D) if ``pooled``. The position of a
-            token behind a cursor moves with it.
+            x: (B, N, D), or (1, T, D) if packed; returns (B, N', D), where N' - N tokens entered, or (B, 1, D) if
+            ``pooled``. The position of a token behind a cursor moves with it.
         """
-        padding, split = run.padding, run.split
+        padding, split, packing = run.padding, run.split, run.packing
         layers = range(len(self.layers)) if layers is None else layers
         for index, i in enumerate(layers):
             front: Rows | None = None
@@ -401,14 +410,17 @@ class Tower(nn.Module):
             layer = self.layer(i)
             context = run.context[index] if isinstance(run.context, Sequence) else run.context
             wanted = pooled() if pooled is not None and i == layers[-1] else None
+            ahead = 0 if front is None else len(front)
+            side_by_side = None if packing is None else padding
             x = self._call(
                 layer,
                 x,
-                mask=_mask(x, padding, run.causal, 0 if front is None else len(front), wanted),
+                mask=_mask(x if side_by_side is None else side_by_side, padding, run.causal, ahead, wanted),
                 causal=run.causal and wanted is None,
                 pooled=wanted,
                 split=split,
-                front=_headed(front, layer.attn, len(x)),
+                packing=packing,
+                front=_headed(front, layer.attn, len(x) if packing is None else packing.count),
                 context=context,
                 context_mask=None if run.context_mask is None else run.context_mask[:, None, None],
                 cross_front=None if layer.cross is None else _headed(cross_front, layer.cross, _batch(context)),

@@ -11,6 +11,7 @@ from .glyphs.pairs import GlyphPairs
 from .glyphs.scene_pairs import ScenePairs
 from .glyphs.scenes import GlyphScenes
 from .protocols import BaseToNew, FewShot, Parts, Pretraining, Protocol, Retrieval, ScenePretraining, StyleShift
+from .retrieval import KarpathyCaptions
 
 __all__ = [
     "BaseToNew",
@@ -26,6 +27,7 @@ __all__ = [
     "Glyphs",
     "Images",
     "Item",
+    "KarpathyCaptions",
     "Labelled",
     "Parts",
     "Pretraining",

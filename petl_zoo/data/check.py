@@ -116,7 +116,7 @@ def _karpathy(options: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _shipped(dataset: Any) -> Iterator[Finding]:  # Any: whatever a third party registers as a data set
-    yield Finding("data", True, "made by the project's own code, no download")
+    yield Finding("data", True, "needs no download")
     items = getattr(dataset, "items", None)
     if isinstance(items, Mapping):
         yield from _counted("images", items, None)

@@ -147,8 +147,8 @@ def annotation_files(root: Path, annotations: str, layout: str) -> dict[str, Pat
     if layout not in LAYOUTS:
         raise ValueError(f"dataset.layout ({layout!r}) must be one of {', '.join(LAYOUTS)}")
     if ("{part}" in annotations) != (layout == "blip"):
-        needed = "must hold {part}, a file a part" if layout == "blip" else "must be one file, without {part}"
-        raise ValueError(f"dataset.annotations ({annotations!r}) {needed} in layout {layout!r}")
+        needed = "hold {part}, a file a part" if layout == "blip" else "be one file, without {part}"
+        raise ValueError(f"dataset.annotations ({annotations!r}) must {needed}, in layout {layout!r}")
     return {part: root / annotations.replace("{part}", part) for part in PARTS}
 
 

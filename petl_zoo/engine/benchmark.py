@@ -12,20 +12,24 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
+from petl_zoo.backbones import Plan
 from petl_zoo.data.classes import ClassNames
 from petl_zoo.data.glyphs.atlas import concepts
+from petl_zoo.data.glyphs.scenes import GlyphScenes
 from petl_zoo.model import VLModel
 
 from .counting import base, count_parameters
+from .faults import ConfigError, Fault
 from .merging import merge
 
-__all__ = ["benchmark_classes"]
+__all__ = ["benchmark_classes", "benchmark_rerank"]
 
 
 class _WordTokenizer:
     """One id a word, so that random weights need no vocabulary file. CLIP's holds most of these words whole."""
 
     start, end, pad = 0, 1, 1
+    enc = dec = mask = 2  # any token; fused backbones ask for them
 
     def __init__(self, vocabulary: int, context_length: int) -> None:
         self.vocabulary, self.context_length = vocabulary, context_length
@@ -124,6 +128,75 @@ def benchmark_classes(
         "gradient_difference": max(apart, default=0.0),
         "tokens_a_class": round((text.total - text.shared * classes) / classes, 2),
         "plain_tokens_a_class": model.backbone.context_length,
+        **_machine(device, repeats),
+    }
+
+
+@torch.no_grad()
+def benchmark_rerank(backbone: str, *, candidates: int = 64, repeats: int = 3, device: str = "cpu") -> dict[str, Any]:
+    """Time the matching of one image with its candidate captions, and what plain code takes for it.
+
+    Plain: the image's states repeated for every caption and projected to keys and values anew for each pair, captions
+    padded to the backbone's full length. Weights are random, captions are the Glyph scenes'.
+
+    Args:
+        backbone: name of a file of ``configs/_base_/backbones``.
+        candidates: captions that are matched with the image.
+        repeats: timed passes of each.
+        device: where to run.
+
+    Returns:
+        Seconds as medians, their ratio, and how far the matching logits are apart.
+
+    Raises:
+        ConfigError: there is no such backbone, or it has no matching score.
+    """
+    options = base("backbones", backbone).backbone.to_dict()
+    torch.manual_seed(0)
+    tokenizer = _WordTokenizer(options["vocabulary"] if "vocabulary" in options else 30522, 512)
+    with torch.device(device):
+        config = {**options, "checkpoint": None, "tokenizer": tokenizer}
+        model = VLModel(config, {"type": "NoTuner"}, {"type": "RetrievalHead"}).eval()
+    own = model.backbone
+    if not own.matches:
+        problem = f"{backbone} compares features only; choose one with a matching score, such as blip_base"
+        raise ConfigError([Fault("--backbone", problem)])
+    items = GlyphScenes().items["test"]
+    captions = [caption for item in items for caption in item.captions][:candidates]
+    if len(captions) < candidates:
+        problem = f"{candidates} is more than the {len(captions)} captions there are"
+        raise ConfigError([Fault("--candidates", problem)])
+    text = model.caption_text(captions)
+    images = own.image_states(torch.randn(1, 3, own.image_size, own.image_size, device=device))
+
+    def run(plain: bool) -> Tensor:
+        own.plain = plain
+        states = own.text_states(text) if own.fuses_states else None
+        return own.match(own.fuse(text, states, own.context(images), Plan()))[:, 1]
+
+    apart = (run(False) - run(True)).abs().max().item()
+    fast, plain = [], []
+    for _ in range(repeats):
+        fast.append(_seconds(lambda: run(False), device))
+        plain.append(_seconds(lambda: run(True), device))
+    own.plain = False
+    return {
+        "benchmark": "rerank",
+        "backbone": backbone,
+        "candidates": candidates,
+        "fast_s": round(statistics.median(fast), 4),
+        "plain_s": round(statistics.median(plain), 4),
+        "ratio": round(statistics.median(plain) / statistics.median(fast), 2),
+        "score_difference": apart,
+        "tokens_a_caption": round(text.total / len(text), 2),
+        "padded_to": text.ids.shape[1],
+        "plain_padded_to": own.caption_length,
+        **_machine(device, repeats),
+    }
+
+
+def _machine(device: str, repeats: int) -> dict[str, Any]:
+    return {
         "repeats": repeats,
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
         "threads": torch.get_num_threads(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from torch.nn.parallel import DistributedDataParallel
 
 from registry import HEADS
 
@@ -20,6 +22,9 @@ from .schedule import Runtime, Schedule
 
 SECTIONS = ("backbone", "tuner", "head", "dataset", "protocol", "schedule", "runtime")
 FREE_KEYS = ("custom_imports", "work_dir")
+# What torch calls the exchange of buffers at each step; it renames it.
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers"
 
 
 def schedule_of(cfg: Mapping[str, Any]) -> Schedule:
@@ -149,7 +154,7 @@ def assemble(
         # what all processes share, so none is sent around.
         "model_wrapper_cfg": {
             "type": "MMDistributedDataParallel",
-            "broadcast_buffers": False,
+            SYNC_BUFFERS: False,
             "device_ids": [int(os.environ.get("LOCAL_RANK", 0))] if torch.cuda.is_available() else None,
         },
         "env_cfg": {"dist_cfg": {"backend": "nccl"}},

@@ -168,8 +168,11 @@ def print_record(record: Record, path: Path) -> None:
     table.add_column("value", justify="right")
     table.add_column("")
     for name, metric in record["metrics"].items():
-        value = f"{metric['value']:.1f}" if metric["unit"] == "rank" else f"{100 * metric['value']:.1f} %"
-        table.add_row(name.replace("_", " "), value, f"of {metric['n']:,} {metric['of']}" if metric["n"] else "")
+        # A rank is not one of so many, but a median over so many.
+        rank = metric["unit"] == "rank"
+        value = f"{metric['value']:.1f}" if rank else f"{100 * metric['value']:.1f} %"
+        samples = f"{'over' if rank else 'of'} {metric['n']:,} {metric['of']}" if metric["n"] else ""
+        table.add_row(name.replace("_", " "), value, samples)
     table.add_section()
     parameters, times, latency = cost["parameters"], cost["time_s"], cost["latency_s"]
     share = f"{100 * parameters['share']:.3g} % of the backbone's"

@@ -42,7 +42,8 @@ class _Calm(logging.Filter):
 class ZooRunner(Runner):
     """A Runner whose checkpoints hold what the tuner trains, and nothing of the frozen backbone.
 
-    For resuming they also hold the optimizer and, under ``head_buffers``, what the head keeps from step to step.
+    For resuming they also hold the optimizer, gradients that it has not acted on and, under ``head_buffers``, what the
+    head keeps from step to step.
 
     The config's ``identity`` says which run this is; a checkpoint carries it, so that one of another tuner is refused.
     """
@@ -102,11 +103,14 @@ class ZooRunner(Runner):
             "optimizer": self.optim_wrapper.state_dict(),
             "param_schedulers": [scheduler.state_dict() for scheduler in self.param_schedulers],
         }
-        head = self.vl_model.head
-        trained = dict(head.named_parameters())
-        buffers = {name: value.cpu() for name, value in head.state_dict().items() if name not in trained}
-        if buffers:
-            checkpoint["head_buffers"] = buffers
+        trained = self.vl_model.trained_parameters()
+        head = self.vl_model.head.state_dict(prefix="head.")
+        further = {
+            "head_buffers": {name: value.cpu() for name, value in head.items() if name not in trained},
+            # An epoch may end between two steps of the optimizer.
+            "gradients": {name: p.grad.cpu() for name, p in trained.items() if p.grad is not None},
+        }
+        checkpoint |= {key: tensors for key, tensors in further.items() if tensors}
         self.call_hook("before_save_checkpoint", checkpoint=checkpoint)
         write_checkpoint(Path(out_dir) / filename, checkpoint)
 
@@ -150,11 +154,15 @@ class ZooRunner(Runner):
         optim_wrapper.load_state_dict(checkpoint["optimizer"])
         for scheduler, state in zip(schedulers, checkpoint["param_schedulers"], strict=True):
             scheduler.load_state_dict(state)
-        head = self.vl_model.head
-        try:
-            head.load_state_dict({**dict(head.named_parameters()), **checkpoint.get("head_buffers", {})})
-        except RuntimeError as error:
-            raise RunError(f"checkpoint: {filename} does not have what the head keeps for training: {error}") from error
+        trained = self.vl_model.trained_parameters()
+        head = self.vl_model.head.state_dict(prefix="head.")
+        buffers = checkpoint.get("head_buffers", {})
+        if buffers.keys() != head.keys() - trained.keys():
+            raise RunError(f"checkpoint: {filename} does not hold what the head keeps for training; start anew")
+        for name, value in buffers.items():
+            head[name].copy_(value)
+        for name, gradient in checkpoint.get("gradients", {}).items():
+            trained[name].grad = gradient.to(trained[name].device)
         self.logger.info(f"Resumed after epoch {checkpoint['meta']['epoch']}")
 
     def _log_env(self, env_cfg: Mapping[str, Any]) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from petl_zoo.backbones import Backbone, Context, Plan, States, TextBatch
-from petl_zoo.backbones.bert import LMHead
+from petl_zoo.backbones.bert import BertFusion, LMHead
 from petl_zoo.backbones.embeddings import resize_positions
 from petl_zoo.backbones.sources import locate, read_state
+from petl_zoo.backbones.text import FusionTokenizer
 from registry import HEADS
 
 from .language import text_losses
@@ -50,6 +51,7 @@ class PretrainingHead(RetrievalHead):
         momentum: float | None = None,
         queue: int = 0,
         alpha: float = 0.0,
+        harden: float = 0.0,
     ) -> None:
         """Choose the objective over words; see ``RetrievalHead`` for what is not listed.
 
@@ -63,7 +65,7 @@ class PretrainingHead(RetrievalHead):
         Raises:
             ValueError: a value that is not allowed.
         """
-        super().__init__(k_test=k_test, momentum=momentum, queue=queue, alpha=alpha)
+        super().__init__(k_test=k_test, momentum=momentum, queue=queue, alpha=alpha, harden=harden)
         if words not in WORDS:
             raise ValueError(f"words ({words!r}) must be one of {', '.join(WORDS)}")
         if not 0 < masked < 1:
@@ -112,8 +114,9 @@ class PretrainingHead(RetrievalHead):
 
     def write(self, model: VLModel, image_states: Tensor, text: TextBatch, plan: Plan) -> Tensor:
         """The loss of writing captions to images."""
-        ids = text.starting(model.backbone.tokenizer.dec).ids
-        logits = model.backbone.decode(ids, text.padding, States(image_states), plan).float()
+        backbone = cast(BertFusion, model.backbone)
+        ids = text.starting(cast(FusionTokenizer, backbone.tokenizer).dec).ids
+        logits = backbone.decode(ids, text.padding, States(image_states), plan).float()
         losses = text_losses(logits, ids, text.padding, smoothing=self.smoothing)
         return losses.sum() / (text.total - len(text))
 
@@ -122,10 +125,11 @@ class PretrainingHead(RetrievalHead):
     ) -> Tensor:
         """The loss of telling masked words."""
         backbone = model.backbone
-        masked, chosen = mask_words(text, self.masked, backbone.tokenizer.mask, backbone.text_embed.token.num_embeddings)
+        words = backbone.text_embed.token.weight
+        masked, chosen = mask_words(text, self.masked, cast(FusionTokenizer, backbone.tokenizer).mask, len(words))
         states = backbone.read(images, masked, plan, context)[chosen]  # (N, D)
-        head = backbone.lm_head if hasattr(backbone, "lm_head") else self.lm_head
-        return F.cross_entropy(head(states, backbone.text_embed.token.weight).float(), text.ids[chosen])
+        head = cast(LMHead, getattr(backbone, "lm_head", None) or self.lm_head)
+        return F.cross_entropy(head(states, words).float(), text.ids[chosen])
 
 
 def mask_words(text: TextBatch, share: float, mask: int, vocabulary: int) -> tuple[TextBatch, Tensor]:

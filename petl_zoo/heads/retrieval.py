@@ -49,6 +49,11 @@ class RetrievalHead(Head):
     drop_last = True
     forward_pass = "image and one caption encoded, and matched if there is ITM"
 
+    image_queue: Tensor
+    text_queue: Tensor
+    id_queue: Tensor
+    place: Tensor
+
     def __init__(
         self,
         *,
@@ -58,6 +63,7 @@ class RetrievalHead(Head):
         queue: int = 0,
         alpha: float = 0.0,
         ramp: float = 1.0,
+        harden: float = 0.0,
         add_similarity: bool | None = None,
     ) -> None:
         """Choose losses and evaluation.
@@ -69,6 +75,8 @@ class RetrievalHead(Head):
             queue: features that the queue holds, 57,600 in BLIP and 65,536 in ALBEF; 0 for none.
             alpha: weight of the momentum encoder's similarities in the targets, 0.4 in the papers.
             ramp: epochs over which alpha grows to its value.
+            harden: epochs over which ITM's negatives go from any to the most similar ones. The papers draw similar ones
+                from the first step; small models that never saw a pair learn nothing from those.
             add_similarity: whether re-ranking adds the cosine to the matching logit; by default as the backbone's
                 authors do (BLIP yes, ALBEF no).
 
@@ -90,7 +98,7 @@ class RetrievalHead(Head):
                 "set: both are about a momentum encoder's features"
             )
         self.k_test, self.matching, self.momentum, self.queue = k_test, matching, momentum, queue
-        self.alpha, self.ramp, self.add_similarity = alpha, ramp, add_similarity
+        self.alpha, self.ramp, self.harden, self.add_similarity = alpha, ramp, harden, add_similarity
         self.progress = 0.0  # epochs of training that are done
 
     def uses(self, backbone: Backbone) -> frozenset[str]:
@@ -241,16 +249,19 @@ class RetrievalHead(Head):
         """
         backbone, count = model.backbone, len(ids)
         same = ids[:, None] == ids[None]
-        other_text, known = _draw(similarity, same)
-        other_image, _ = _draw(similarity.t(), same)
+        hard = min(1.0, self.progress / self.harden) if self.harden else 1.0
+        other_text, known = _draw(hard * similarity, same)
+        other_image, _ = _draw(hard * similarity.t(), same)
         # Two texts an image, its own and another one, then another image for every text.
         own = torch.arange(count, device=ids.device)
         texts = torch.stack([own, other_text], dim=1).flatten()  # (2 B)
         both = backbone.fuse(text.take(texts), text_states.take(texts), context, plan)
         swapped = backbone.fuse(text, text_states, context.take(other_image), plan)
-        logits = backbone.match(torch.cat([both, swapped]))  # (3 B, 2)
+        true, false = both.unflatten(0, (-1, 2)).unbind(1)  # (B, D) each
+        true = model.tuner.positives(true, text_states.tokens[:, 0])
+        logits = backbone.match(torch.cat([true, false, swapped]))  # (3 B, 2)
         no = torch.where(known, 0, NO_ID)  # -100 is also what cross-entropy leaves out.
-        labels = torch.cat([torch.stack([torch.ones_like(no), no], dim=1).flatten(), no])
+        labels = torch.cat([torch.ones_like(no), no, no])
         return F.cross_entropy(logits, labels)
 
     # Evaluation ---------------------------------------------------------------------------------------------------
@@ -413,7 +424,7 @@ class _EncodedTexts:
             padding = torch.zeros(len(captions), length, dtype=torch.bool)
             for places, states in kept:
                 tokens[places, : states.tokens.shape[1]] = states.tokens
-                padding[places, : states.tokens.shape[1]] = states.padding
+                padding[places, : states.tokens.shape[1]] = _padding(states)
             self.states = States(tokens, padding)
 
     def _by_length(self, places: Tensor) -> Iterator[Tensor]:

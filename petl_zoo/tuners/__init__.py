@@ -1,5 +1,7 @@
 """The tuners: one method, one file. Importing this package registers them all."""
 
+from .adapter import Adapter
+from .aurora import Aurora
 from .base import Tuner
 from .bitfit import BitFit
 from .cocoop import CoCoOp
@@ -10,12 +12,15 @@ from .lora import LoRA
 from .maple import MaPLe
 from .mpl import MPL
 from .none import NoTuner
+from .uniadapter import UniAdapter
 from .vpt import IVLP, VPT
 
 __all__ = [
     "IVLP",
     "MPL",
     "VPT",
+    "Adapter",
+    "Aurora",
     "BitFit",
     "CoCoOp",
     "CoOp",
@@ -25,4 +30,5 @@ __all__ = [
     "MaPLe",
     "NoTuner",
     "Tuner",
+    "UniAdapter",
 ]

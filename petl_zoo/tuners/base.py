@@ -27,8 +27,8 @@ class Tuner(nn.Module):
         needs: streams without which the method makes no sense; checked before anything is built.
         role: what its own parameters are in the cost account (``prompt``, ``projection``, ``low_rank``, ``bias``,
             ``adapter``, ``head`` or ``backbone``); ``role_of`` refines it by name.
-        mergeable: whether ``merge`` can fold it into the backbone's weights exactly.
-        identity: whether the model computes the same as without the tuner before the first step.
+        mergeable: whether ``merge`` can fold it into the backbone's weights exactly; ``attach`` may set it.
+        identity: whether the model computes the same as without the tuner before the first step; ``attach`` may set it.
         conditioned: whether ``plan`` depends on the image, so that class features cannot be shared by images.
         needs_classes: whether parameters belong to class names, so that those must be known when it is attached.
         template: prompt template with its slots (see ``petl_zoo.backbones.text``), set by ``attach``; None means the
@@ -37,8 +37,8 @@ class Tuner(nn.Module):
 
     needs: frozenset[str] = frozenset()
     role: ClassVar[str] = "prompt"
-    mergeable: ClassVar[bool] = False
-    identity: ClassVar[bool] = False
+    mergeable: bool = False
+    identity: bool = False
     conditioned: ClassVar[bool] = False
     needs_classes: bool = False
     template: str | None = None
@@ -95,6 +95,14 @@ class Tuner(nn.Module):
         if text.dim() == 2:
             return scale * image @ text.t()
         return scale * (text @ image[:, :, None]).squeeze(-1)  # (B, C, E) (B, E, 1) -> (B, C)
+
+    def positives(self, fused: Tensor, texts: Tensor) -> Tensor:
+        """Change, in training, the states of image-text pairs that belong together before they are matched.
+
+        Shape:
+            fused: (B, D), first token of each text read with its image; texts: (B, D), of each text by itself.
+        """
+        return fused
 
     def losses(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Loss terms beside the head's, by name; the names begin with ``loss_``."""

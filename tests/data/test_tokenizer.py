@@ -87,16 +87,20 @@ def test_what_ships_is_what_the_weights_were_trained_with(name: str) -> None:
     assert hashlib.sha256((WEIGHTS / name).read_bytes()).hexdigest() == PINNED[name]
 
 
-@pytest.mark.parametrize("kind", ["blip", "beit3"])
-def test_the_tool_writes_what_ships(kind: str, tmp_path: Path) -> None:
+def test_the_tool_writes_what_ships(tmp_path: Path) -> None:
     """In another process, where hashes order things differently."""
-    tool = Path(__file__).parents[2] / "tools" / "train_tokenizer.py"
-    environment = os.environ | {"PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, tool, "--kind", kind, "--out", tmp_path], env=environment, check=True)
-    shipped = WEIGHTS / f"{kind}_tiny"
-    for path in tmp_path.iterdir():
-        assert path.read_bytes() == (shipped / path.name).read_bytes()
-    assert {path.name for path in tmp_path.iterdir()} <= {path.name for path in shipped.iterdir()}
+    kinds = ("blip", "albef", "beit3")
+    calls = "; ".join(f"main(['--kind', {kind!r}, '--out', {str(tmp_path / kind)!r}])" for kind in kinds)
+    subprocess.run(
+        [sys.executable, "-c", f"from tools.train_tokenizer import main; {calls}"],
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    for kind in kinds:
+        assert list((tmp_path / kind).iterdir())
+        for path in (tmp_path / kind).iterdir():
+            assert path.read_bytes() == (WEIGHTS / f"{kind}_tiny" / path.name).read_bytes()
 
 
 @pytest.fixture(scope="module", params=["blip", "albef", "beit3"])
@@ -114,18 +118,18 @@ class TestScenes:
 
     def test_a_plural_is_its_singular_and_an_ending(self, scenic: PretrainedTokenizer) -> None:
         ending = scenic.encode("boats")[-1]
-        for word in ("apple", "carrot", "penguin"):
+        for word in ("carrot", "penguin", "violin"):
             assert len(scenic.encode(word)) == 1
             assert scenic.encode(f"{word}s") == [*scenic.encode(word), ending]
         assert [len(scenic.encode(word)) for word in ("strawberries", "knives")] == [1, 1]
 
     def test_no_caption_is_long_or_has_an_unknown_word(self, scenic: PretrainedTokenizer) -> None:
-        unknown = set(scenic.encode("\u2603")) - set(scenic.encode("a b"))
+        unknown = scenic.encode("\u2603")[-1]
         texts = [text for part in ("val", "test") for item in GlyphScenes().items[part] for text in item.captions]
         texts += [concept.name for concept in concepts()]
         ids = [scenic.encode(text) for text in texts]
-        assert unknown
-        assert not [text for text, row in zip(texts, ids, strict=True) if unknown & set(row)]
+        assert scenic.encode("\u2605")[-1] == unknown
+        assert not [text for text, row in zip(texts, ids, strict=True) if unknown in row]
         assert max(map(len, ids)) <= 22
 
     def test_special_tokens_are_no_words(self, scenic: PretrainedTokenizer) -> None:

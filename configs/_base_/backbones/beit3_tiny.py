@@ -8,6 +8,6 @@ backbone = dict(
     layers=6,
     heads=4,
     context_length=64,
-    vocabulary=2402,
+    vocabulary=2002,
     caption_length=32,
 )
