@@ -118,9 +118,16 @@ class Backbone(nn.Module):
         """The tokenizer, loaded when it is first needed."""
         if self._tokenizer is not None and not isinstance(self._tokenizer, str):
             return self._tokenizer
-        from .tokenizers import load_tokenizer
+        from .tokenizers import TokenizerError, load_tokenizer
 
-        return load_tokenizer(self._tokenizer, self.checkpoint, self.context_length, kind=self.tokenizer_kind)
+        tokenizer = load_tokenizer(self._tokenizer, self.checkpoint, self.context_length, kind=self.tokenizer_kind)
+        rows = self.text_embed.token.num_embeddings
+        if len(tokenizer) > rows:
+            raise TokenizerError(
+                f"the tokenizer has {len(tokenizer)} ids, but the backbone embeds {rows}: it is another model's. Set "
+                "backbone.tokenizer to the one the weights were trained with, or backbone.vocabulary to its size"
+            )
+        return tokenizer
 
     @property
     def context_length(self) -> int:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from registry import DATASETS
 
 from .classes import ClassNames
-from .transforms import FileReader
+from .transforms import STATISTICS, FileReader
 
 __all__ = ["Images", "Item", "Labelled", "SplitZhou", "few_shot", "halves", "read_split"]
 
@@ -136,7 +136,9 @@ class SplitZhou(Labelled):
     A missing split file is not made anew: that would draw other images than the published results used.
     """
 
-    def __init__(self, *, name: str, root: str, image_size: int = 224, template: str | None = None) -> None:
+    def __init__(
+        self, *, name: str, root: str, image_size: int = 224, template: str | None = None, statistics: str = "clip"
+    ) -> None:
         """Read the split file.
 
         Args:
@@ -144,12 +146,16 @@ class SplitZhou(Labelled):
             root: folder that holds the data sets' folders.
             image_size: side of the images in pixels.
             template: another sentence for the class names.
+            statistics: what images are normalised with, ``clip`` (CLIP, BLIP, ALBEF) or ``inception`` (BEiT-3).
 
         Raises:
-            ValueError: unknown name, missing file or folder, or a file of another layout.
+            ValueError: unknown name or statistics, missing file or folder, or a file of another layout.
         """
         if name not in LAYOUTS:
             raise ValueError(f"dataset.name ({name!r}) must be one of {', '.join(LAYOUTS)}")
+        if statistics not in STATISTICS:
+            raise ValueError(f"dataset.statistics ({statistics!r}) must be one of {', '.join(STATISTICS)}")
+        self.statistics = statistics
         layout = LAYOUTS[name]
         folder = Path(root).expanduser().absolute() / layout.folder
         self.name, self.image_size, self.folder = name, image_size, folder / layout.images
@@ -160,10 +166,11 @@ class SplitZhou(Labelled):
                 f"dataset.root (now {root!r}) to the folder that holds {layout.folder}/"
             )
         self.items, digest = read_split(folder / layout.split)
-        self.hash = _hash(digest, image_size)
+        self.hash = _hash(digest, image_size, *([] if statistics == "clip" else [statistics]))
 
     def reader(self, *, augment: bool) -> Reader:
-        return FileReader(self.folder, size=self.image_size, augment=augment)
+        mean, std = STATISTICS[self.statistics]
+        return FileReader(self.folder, size=self.image_size, augment=augment, mean=mean, std=std)
 
 
 def _hash(*parts: Any) -> str:
