@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from registry import PROTOCOLS
 
-from .captions import Captioned, GalleryImages
+from .captions import Captioned, CaptionPairs, GalleryImages
 from .classification import Images, Item, Labelled, few_shot, halves
 from .glyphs.atlas import STYLES
 from .glyphs.dataset import Glyphs, every_concept
@@ -253,18 +253,37 @@ class Pretraining(Protocol):
 class Retrieval(Protocol):
     """Train on all captions of the training images; search texts by images and images by texts.
 
-    What is reported is the recall among all images, and all texts, of the test part. The seed decides nothing but
-    the training's course.
+    What is reported is the recall among all images, and all texts, of the test part.
 
     Source: the splits of Karpathy and Fei-Fei 2015 on COCO and Flickr30K, as every retrieval paper uses them.
+
+    Attributes:
+        images: training images, drawn by the seed; 0 takes all, and the seed decides the training's course alone.
+
+    Raises:
+        ValueError: a negative number of images.
     """
 
     name: ClassVar[str] = "retrieval"
+    images: int = 0
+
+    def __post_init__(self) -> None:
+        if self.images < 0:
+            raise ValueError(f"protocol.images ({self.images}) must be at least 0; 0 takes all training images")
 
     def split(self, source: Captioned, seed: int) -> Parts:
         if not isinstance(source, Captioned):
             raise ValueError(f"protocol {self.name} needs a data set with captions, not {type(source).__name__}")
-        return Parts(source.pairs("train"), source.gallery("val"), {"test": source.gallery("test")})
+        train = source.items["train"]
+        if self.images > len(train):
+            raise ValueError(
+                f"protocol.images ({self.images}) is more than the {len(train)} training images of {source.name}"
+            )
+        if self.images:
+            drawn = sorted(train, key=lambda item: hashlib.sha256(f"{seed}/{item.image}".encode()).digest())
+            train = tuple(drawn[: self.images])
+        pairs = CaptionPairs(train, source.reader(augment=True))
+        return Parts(pairs, source.gallery("val"), {"test": source.gallery("test")})
 
 
 @PROTOCOLS.register_module()

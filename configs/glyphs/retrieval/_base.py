@@ -1,0 +1,15 @@
+# What all retrieval runs on Glyph scenes share: 400 training scenes with five captions each, in a style that no backbone was
+# pretrained on.
+from mmengine.config import read_base
+
+with read_base():
+    from ..._base_.datasets.glyph_scenes import *
+    from ..._base_.heads.retrieval import *
+    from ..._base_.protocols.retrieval import *
+    from ..._base_.runtime import *
+    from ..._base_.schedules.adamw import *
+
+# The gallery has 400 images: a quarter of Flickr30K's k_test for two fifths of its images would re-rank much of it.
+head.update(k_test=16)
+protocol.update(images=400)
+schedule.update(epochs=2, batch_size=64, warmup=0.2)

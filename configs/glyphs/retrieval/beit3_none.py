@@ -1,0 +1,6 @@
+from mmengine.config import read_base
+
+with read_base():
+    from ..._base_.backbones.beit3_tiny import *
+    from ..._base_.tuners.none import *
+    from ._base import *
