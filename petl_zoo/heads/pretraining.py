@@ -51,6 +51,7 @@ class PretrainingHead(RetrievalHead):
         momentum: float | None = None,
         queue: int = 0,
         alpha: float = 0.0,
+        hardness: float = 1.0,
         harden: float = 0.0,
     ) -> None:
         """Choose the objective over words; see ``RetrievalHead`` for what is not listed.
@@ -65,7 +66,7 @@ class PretrainingHead(RetrievalHead):
         Raises:
             ValueError: a value that is not allowed.
         """
-        super().__init__(k_test=k_test, momentum=momentum, queue=queue, alpha=alpha, harden=harden)
+        super().__init__(k_test=k_test, momentum=momentum, queue=queue, alpha=alpha, hardness=hardness, harden=harden)
         if words not in WORDS:
             raise ValueError(f"words ({words!r}) must be one of {', '.join(WORDS)}")
         if not 0 < masked < 1:

@@ -63,6 +63,7 @@ class RetrievalHead(Head):
         queue: int = 0,
         alpha: float = 0.0,
         ramp: float = 1.0,
+        hardness: float = 1.0,
         harden: float = 0.0,
         add_similarity: bool | None = None,
     ) -> None:
@@ -75,8 +76,9 @@ class RetrievalHead(Head):
             queue: features that the queue holds, 57,600 in BLIP and 65,536 in ALBEF; 0 for none.
             alpha: weight of the momentum encoder's similarities in the targets, 0.4 in the papers.
             ramp: epochs over which alpha grows to its value.
-            harden: epochs over which ITM's negatives go from any to the most similar ones. The papers draw similar ones
-                from the first step; small models that never saw a pair learn nothing from those.
+            hardness: factor of the similarities by which ITM's negatives are drawn; 1 in the papers, 0 draws any.
+            harden: epochs over which it grows to its value. The papers draw similar ones from the first step; a small
+                model that never saw a pair learns nothing from the most similar alone.
             add_similarity: whether re-ranking adds the cosine to the matching logit; by default as the backbone's
                 authors do (BLIP yes, ALBEF no).
 
@@ -98,7 +100,8 @@ class RetrievalHead(Head):
                 "set: both are about a momentum encoder's features"
             )
         self.k_test, self.matching, self.momentum, self.queue = k_test, matching, momentum, queue
-        self.alpha, self.ramp, self.harden, self.add_similarity = alpha, ramp, harden, add_similarity
+        self.alpha, self.ramp, self.add_similarity = alpha, ramp, add_similarity
+        self.hardness, self.harden = hardness, harden
         self.progress = 0.0  # epochs of training that are done
 
     def uses(self, backbone: Backbone) -> frozenset[str]:
@@ -249,7 +252,7 @@ class RetrievalHead(Head):
         """
         backbone, count = model.backbone, len(ids)
         same = ids[:, None] == ids[None]
-        hard = min(1.0, self.progress / self.harden) if self.harden else 1.0
+        hard = self.hardness * (min(1.0, self.progress / self.harden) if self.harden else 1.0)
         other_text, known = _draw(hard * similarity, same)
         other_image, _ = _draw(hard * similarity.t(), same)
         # Two texts an image, its own and another one, then another image for every text.
