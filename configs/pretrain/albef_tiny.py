@@ -10,7 +10,15 @@ with read_base():
     from .._base_.tuners.full import *
 
 backbone.update(checkpoint=None, tokenizer="zoo:albef_tiny", mlm=True, dropout=0.0)
-head = dict(type="PretrainingHead", words="mlm", masked=0.3, hardness=0.3, harden=3.0, k_test=16, vision_from="zoo:clip_tiny")
+head = dict(
+    type="PretrainingHead",
+    words="mlm",
+    masked=0.3,
+    hardness=0.3,
+    harden=3.0,
+    k_test=16,
+    vision_from="zoo:clip_tiny",
+)
 dataset.update(length=12800, single_share=0.3)
 # Epochs of 100 steps.
 schedule.update(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from registry import BACKBONES
 
 from .base import Context, States, Stream
@@ -47,6 +49,7 @@ class ALBEF(BertFusion):
         drop_path: float = 0.0,
         checkpoint: str | None = None,
         tokenizer: str | Tokenizer | None = None,
+        allow_missing: Sequence[str] = (),
     ) -> None:
         """Make ALBEF at the given sizes, initialised as for pretraining; ``checkpoint`` is loaded by the model.
 
@@ -67,6 +70,8 @@ class ALBEF(BertFusion):
             drop_path: probability with which the last vision layer's branches are dropped.
             checkpoint: file, folder, hub id or ``zoo:`` name; see ``checkpoints``.
             tokenizer: folder or hub id, or a tokenizer; by default it is looked for beside the checkpoint.
+            allow_missing: names of parameters, as shell patterns, that the checkpoint may lack; they keep their
+                initialisation. Heads of other tasks may be missing anyway.
 
         Raises:
             ValueError: there is no layer below or none above ``fusion_layer``, or the decoder reads images.
@@ -97,6 +102,7 @@ class ALBEF(BertFusion):
             drop_path=drop_path,
             checkpoint=checkpoint,
             tokenizer=tokenizer,
+            allow_missing=allow_missing,
         )
         self.fusion_layer = fusion_layer
         if mlm:

@@ -108,10 +108,15 @@ class Backbone(nn.Module):
     image_size: int
     caption_length: int
 
-    def __init__(self, tokenizer: str | Tokenizer | None = None, checkpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: str | Tokenizer | None = None,
+        checkpoint: str | None = None,
+        allow_missing: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self._tokenizer = tokenizer
-        self.checkpoint = checkpoint
+        self.checkpoint, self.allow_missing = checkpoint, tuple(allow_missing)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

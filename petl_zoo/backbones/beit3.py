@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ class BEiT3(Backbone):
         drop_path: float = 0.0,
         checkpoint: str | None = None,
         tokenizer: str | Tokenizer | None = None,
+        allow_missing: Sequence[str] = (),
     ) -> None:
         """Make BEiT-3 at the given sizes, initialised as for pretraining; ``checkpoint`` is loaded by the model.
 
@@ -60,8 +62,10 @@ class BEiT3(Backbone):
             drop_path: probability with which the last layer's branches are dropped.
             checkpoint: file, folder, hub id or ``zoo:`` name; see ``checkpoints``.
             tokenizer: folder or hub id, or a tokenizer; by default it is looked for beside the checkpoint.
+            allow_missing: names of parameters, as shell patterns, that the checkpoint may lack; they keep their
+                initialisation. Heads of other tasks may be missing anyway.
         """
-        super().__init__(tokenizer, checkpoint)
+        super().__init__(tokenizer, checkpoint, allow_missing)
         self.image_size, self.embed_dim, self.caption_length = image_size, width, caption_length
         rates = torch.linspace(0, drop_path, layers, device="cpu").tolist()
         self.vision_embed = ImageEmbedding(

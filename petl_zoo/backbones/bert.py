@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -68,8 +69,9 @@ class BertFusion(Backbone):
         drop_path: float,
         checkpoint: str | None,
         tokenizer: str | Tokenizer | None,
+        allow_missing: Sequence[str],
     ) -> None:
-        super().__init__(tokenizer, checkpoint)
+        super().__init__(tokenizer, checkpoint, allow_missing)
         if decoder is not None and decoder not in DECODERS:
             raise ValueError(f"decoder ({decoder!r}) must be one of {', '.join(DECODERS)}, or None")
         if tied and decoder != "image":

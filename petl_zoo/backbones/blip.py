@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from registry import BACKBONES
@@ -47,6 +48,7 @@ class BLIP(BertFusion):
         drop_path: float = 0.0,
         checkpoint: str | None = None,
         tokenizer: str | Tokenizer | None = None,
+        allow_missing: Sequence[str] = (),
     ) -> None:
         """Make BLIP at the given sizes, initialised as for pretraining; ``checkpoint`` is loaded by the model.
 
@@ -66,6 +68,8 @@ class BLIP(BertFusion):
             drop_path: probability with which the last vision layer's branches are dropped.
             checkpoint: file, folder, hub id or ``zoo:`` name; see ``checkpoints``.
             tokenizer: folder or hub id, or a tokenizer; by default it is looked for beside the checkpoint.
+            allow_missing: names of parameters, as shell patterns, that the checkpoint may lack; they keep their
+                initialisation. Heads of other tasks may be missing anyway.
         """
         super().__init__(
             image_size=image_size,
@@ -88,6 +92,7 @@ class BLIP(BertFusion):
             drop_path=drop_path,
             checkpoint=checkpoint,
             tokenizer=tokenizer,
+            allow_missing=allow_missing,
         )
         self.all_streams = {
             "vision": Stream("vision", vision_width, "vision", 0, vision_layers),

@@ -63,7 +63,7 @@ class _Prepared:
     seeds: dict[str, str]
 
 
-def load_checkpoint(backbone: Backbone, source: str | Path, *, allow_missing: Sequence[str] = ()) -> Loaded:
+def load_checkpoint(backbone: Backbone, source: str | Path) -> Loaded:
     """Load pretrained weights into a backbone, cast to the dtype of its parameters.
 
     Position tables of the image are resized where the backbone's image size is another. A backbone on the
@@ -72,12 +72,11 @@ def load_checkpoint(backbone: Backbone, source: str | Path, *, allow_missing: Se
 
     Args:
         source: file, Hugging Face folder, ``zoo:NAME`` or hub id.
-        allow_missing: shell patterns of our names that the file need not hold.
 
     Raises:
         CheckpointError: the weights cannot be found or read, or are not this backbone's; nothing was loaded.
     """
-    prepared = _prepare(backbone, str(source), allow_missing)
+    prepared = _prepare(backbone, str(source))
     own = backbone.state_dict()
     state, empty = prepared.state, any(tensor.is_meta for tensor in own.values())
     if empty and prepared.missing:
@@ -109,15 +108,12 @@ def load_checkpoint(backbone: Backbone, source: str | Path, *, allow_missing: Se
     )
 
 
-def inspect_checkpoint(
-    backbone: Backbone | Mapping[str, Any], source: str | Path, *, allow_missing: Sequence[str] = ()
-) -> list[str]:
+def inspect_checkpoint(backbone: Backbone | Mapping[str, Any], source: str | Path) -> list[str]:
     """Say what would keep weights from being loaded, without building the backbone or changing it.
 
     Args:
         backbone: a backbone, or the config of one (``type`` and keywords), which is built without memory.
         source: as ``load_checkpoint`` takes it.
-        allow_missing: likewise.
 
     Returns:
         The faults, a paragraph each; an empty list if there are none.
@@ -128,13 +124,13 @@ def inspect_checkpoint(
         with torch.device("meta"):
             built = BACKBONES.build(dict(backbone))
     try:
-        _prepare(built, str(source), allow_missing)
+        _prepare(built, str(source))
     except CheckpointError as error:
         return error.faults
     return []
 
 
-def _prepare(backbone: Backbone, source: str, allow_missing: Sequence[str] = ()) -> _Prepared:
+def _prepare(backbone: Backbone, source: str) -> _Prepared:
     """Read and convert a source, and compare it with the backbone; the tensors stay views of the file's."""
     kinds = [kind.__name__ for kind in type(backbone).__mro__ if kind.__name__ in FAMILIES]
     if not kinds:
@@ -170,7 +166,8 @@ def _prepare(backbone: Backbone, source: str, allow_missing: Sequence[str] = ())
     faults = [*_decoder_faults(full, converted, source), *_merge(shared, converted, source)]
     missing = [name for name in own if name not in converted]
     if not faults:
-        needed = [name for name in missing if not any(fnmatchcase(name, p) for p in (*absent, *allow_missing))]
+        allowed = (*absent, *backbone.allow_missing)
+        needed = [name for name in missing if not any(fnmatchcase(name, pattern) for pattern in allowed)]
         faults = _name_faults(own, family, converted, {"missing": needed, "unexpected": unknown}, source)
     if faults:
         raise CheckpointError(*faults)
@@ -303,9 +300,10 @@ def _name_faults(
     if not any(found.values()):
         return []
     told = "; ".join(f"{label}: {listed(names, 20)}" for label, names in found.items() if names)
+    allow = " What may be missing can be listed in backbone.allow_missing." if found["missing"] else ""
     return [
         f"{source}: its tensors are not those of this {family.name}; {told}. Set backbone.checkpoint to "
-        "complete weights of this backbone, or change the backbone's sizes to the file's."
+        f"complete weights of this backbone, or change the backbone's sizes to the file's.{allow}"
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,7 @@ class CLIP(Backbone):
         act: str = "quick_gelu",
         checkpoint: str | None = None,
         tokenizer: str | Tokenizer | None = None,
+        allow_missing: Sequence[str] = (),
     ) -> None:
         """Make CLIP at the given sizes, initialised as for pretraining; ``checkpoint`` is loaded by the model.
 
@@ -55,8 +57,10 @@ class CLIP(Backbone):
             act: ``quick_gelu`` for OpenAI's weights; some open_clip weights want ``gelu``.
             checkpoint: file, folder, hub id or ``zoo:`` name; see ``checkpoints``.
             tokenizer: folder or hub id, or a tokenizer; by default it is looked for beside the checkpoint.
+            allow_missing: names of parameters, as shell patterns, that the checkpoint may lack; they keep their
+                initialisation. Heads of other tasks may be missing anyway.
         """
-        super().__init__(tokenizer, checkpoint)
+        super().__init__(tokenizer, checkpoint, allow_missing)
         self.image_size, self.embed_dim, self.caption_length = image_size, embed_dim, context_length
         vision = LayerSpec(vision_width, vision_heads, act=act)
         text = LayerSpec(text_width, text_heads, act=act)

@@ -6,6 +6,7 @@ from .base import Tuner
 from .bitfit import BitFit
 from .cocoop import CoCoOp
 from .coop import CoOp
+from .dopl import DoPL
 from .full import FullFineTuning
 from .linear_probe import LinearProbe
 from .lora import LoRA
@@ -24,6 +25,7 @@ __all__ = [
     "BitFit",
     "CoCoOp",
     "CoOp",
+    "DoPL",
     "FullFineTuning",
     "LinearProbe",
     "LoRA",

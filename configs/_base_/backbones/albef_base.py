@@ -1,4 +1,5 @@
-# ALBEF, Li et al. 2021 (arXiv 2107.07651), section 3.1: the file ALBEF.pth, pretrained on 14M images. No large one exists.
+# ALBEF, Li et al. 2021 (arXiv 2107.07651), section 3.1: the file ALBEF.pth, pretrained on 14M images. There is no large
+# one.
 backbone = dict(
     type="ALBEF",
     checkpoint="checkpoints/ALBEF.pth",

@@ -1,5 +1,5 @@
-# What all retrieval runs on Glyph scenes share: 400 training scenes with five captions each, in a style that no backbone was
-# pretrained on.
+# What all retrieval runs on Glyph scenes share: 400 training scenes with five captions each, in a style that no
+# backbone was pretrained on.
 from mmengine.config import read_base
 
 with read_base():
