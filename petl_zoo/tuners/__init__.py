@@ -7,6 +7,7 @@ from .bitfit import BitFit
 from .cocoop import CoCoOp
 from .coop import CoOp
 from .dopl import DoPL
+from .dora import DoRA
 from .full import FullFineTuning
 from .linear_probe import LinearProbe
 from .lora import LoRA
@@ -26,6 +27,7 @@ __all__ = [
     "CoCoOp",
     "CoOp",
     "DoPL",
+    "DoRA",
     "FullFineTuning",
     "LinearProbe",
     "LoRA",

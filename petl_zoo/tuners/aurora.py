@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from petl_zoo.backbones import Backbone
+from petl_zoo.backbones import Backbone, Stream
 from petl_zoo.backbones.transformer import Layer, Multiway
 from registry import TUNERS
 
 from .adapter import FUSED, check_rank, fill, frozen_linear, task_heads
 from .base import Tuner
-from .prompting import check_positive
+from .prompting import check_positive, linear
 
 ATTENTION = ("attn.q", "attn.k", "attn.v")
 VISION = (*ATTENTION, "attn.out", "fc1", "fc2")
@@ -28,21 +29,18 @@ class SharedFactors(nn.Module):
 
     def __init__(self, rank: int, widths_in: Sequence[int], widths_out: Sequence[int], like: Tensor) -> None:
         super().__init__()
-        options = {"device": like.device, "dtype": like.dtype}
-        self.U = nn.ParameterDict(
-            {str(width): nn.Linear(width, rank, bias=False, **options).weight for width in widths_in}
-        )
-        self.V = nn.ParameterDict({str(width): nn.Parameter(torch.zeros(width, rank, **options)) for width in widths_out})
-        self.C = nn.Parameter(torch.empty(rank, rank, rank, **options))
+        self.U = nn.ParameterDict({str(width): linear(width, rank, like).weight for width in widths_in})
+        self.V = nn.ParameterDict({str(width): nn.Parameter(like.new_zeros(width, rank)) for width in widths_out})
+        self.C = nn.Parameter(like.new_empty(rank, rank, rank))
         nn.init.xavier_uniform_(self.C)
 
 
 class ModeLinear(nn.Linear):
     """A frozen Linear, under its names, with the update that its mode vectors pick from the shared factors.
 
-    A Linear of one width to another has one vector p and adds ``V S^T U x`` with ``S = sum_c C[:, :, c] p[c]``. One that
-    is n times as wide on one side (``fc1``, ``fc2``) has n vectors, whose n cores stand side by side as one (R, n R)
-    matrix, element by element: S[i, j n + m] is element (i, j) of the core of vector m. U reads, or V writes, n blocks.
+    A Linear of one width to another has one vector p and adds ``V S^T U x`` with ``S = sum_c C[:, :, c] p[c]``. One
+    that is n times as wide on one side (``fc1``, ``fc2``) has n vectors, and U reads, or V writes, n blocks. Their
+    cores are one (R, n R) matrix, interleaved: S[i, j n + m] is element (i, j) of the core of vector m.
 
     Attributes:
         mode: (R, n).
@@ -92,12 +90,13 @@ def blocks_of(linear: nn.Linear, width_in: int, width_out: int) -> int:
 
 
 class QueryTransformation(nn.Module):
-    """``0.1 (a g_s + b_s) + 0.1 (c g_c + b_c)``: outputs of self- and cross-attention, gated and carried past the rest."""
+    """Carry outputs a and c of self- and cross-attention past the rest: ``0.1 (a g + b) + 0.1 (c g' + b')``."""
 
     def __init__(self, width: int, like: Tensor) -> None:
         super().__init__()
-        for name in ("scale_self", "shift_self", "scale_cross", "shift_cross"):
-            self.register_parameter(name, nn.Parameter(like.new_empty(width).normal_(std=GATE_STD)))
+        self.scale_self, self.shift_self, self.scale_cross, self.shift_cross = (
+            nn.Parameter(like.new_empty(width).normal_(std=GATE_STD)) for _ in range(4)
+        )
 
     def forward(self, x: Tensor, after_self: Tensor, after_cross: Tensor) -> Tensor:
         from_self = after_self * self.scale_self + self.shift_self
@@ -151,28 +150,33 @@ class Aurora(Tuner):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout ({dropout}) must be at least 0 and below 1")
         self.rank, self.dropout, self.official = rank, dropout, official
-        self.query_transformation, self.context_enhancement, self.heads = query_transformation, context_enhancement, heads
+        self.query_transformation, self.context_enhancement = query_transformation, context_enhancement
+        self.heads = heads
         self.sites: dict[str, ModeLinear] = {}
 
     def attach(self, backbone: Backbone, classes: Sequence[str]) -> None:
-        sites = dict(_sites(backbone))
-        widths_in, widths_out = (sorted({site[side] for site in sites.values()}) for side in (2, 3))
+        sites = _sites(backbone)
+        widths_in, widths_out = _widths(sites.values())
         for width in {*widths_in, *widths_out}:
             check_rank(self.rank, width, f"streams of width {width}")
         self.shared = SharedFactors(self.rank, widths_in, widths_out, backbone.like)
-        for site, (layer, name, width_in, width_out) in sites.items():
-            update = ModeLinear(frozen_linear(layer, name), self.shared, width_in, width_out, self.dropout)
-            layer.set_submodule(name, update)
-            self.sites[site] = update
-        for stream in FUSED if self.query_transformation else ():
-            layers = [layer for layer in _layers(backbone, stream) if layer.cross is not None]
-            if layers:
-                gates = [QueryTransformation(layer.spec.width, backbone.like) for layer in layers]
-                for layer, gate in zip(layers, gates, strict=True):
-                    fill(layer, "adapter", stream, gate)
-                self.add_module(stream, nn.ModuleList(gates))
-        # Gates start near zero, not at it, and are no change of a weight.
-        self.identity = self.mergeable = not any(hasattr(self, stream) for stream in FUSED)
+        for name, site in sites.items():
+            frozen = frozen_linear(site.layer, site.name)
+            self.sites[name] = ModeLinear(frozen, self.shared, site.width_in, site.width_out, self.dropout)
+            site.layer.set_submodule(site.name, self.sites[name])
+        for stream, layers in self._gated(backbone).items():
+            gates = [QueryTransformation(layer.spec.width, backbone.like) for layer in layers]
+            for layer, gate in zip(layers, gates, strict=True):
+                fill(layer, "adapter", stream, gate)
+            self.add_module(stream, nn.ModuleList(gates))
+        # The query transformation starts near nothing, not at it, and is no change of a weight.
+        self.identity = self.mergeable = not self._gated(backbone)
+
+    def _gated(self, backbone: Backbone) -> dict[str, list[Layer]]:
+        """The layers with a query transformation, by stream."""
+        streams = [name for name in FUSED if name in backbone.streams and self.query_transformation]
+        fused = {name: [la for _, la in backbone.layers(name) if la.cross is not None] for name in streams}
+        return {name: layers for name, layers in fused.items() if layers}
 
     def _trained_heads(self, backbone: Backbone) -> dict[str, nn.Parameter]:
         heads = task_heads(backbone) if self.heads else {}
@@ -180,17 +184,18 @@ class Aurora(Tuner):
 
     def trained(self, backbone: Backbone) -> dict[str, str]:
         modes = {f"backbone.{site}.mode": self.role for site in self.sites}
-        return {**super().trained(backbone), **modes, **{f"backbone.{n}": "head" for n in self._trained_heads(backbone)}}
+        heads = {f"backbone.{name}": "head" for name in self._trained_heads(backbone)}
+        return {**super().trained(backbone), **modes, **heads}
 
     def role_of(self, name: str) -> str:
         return "adapter" if name.startswith(FUSED) else self.role
 
     def count(self, backbone: Backbone) -> int:
-        sites = list(_sites(backbone).values())
-        factors = self.rank * (sum({site[2] for site in sites}) + sum({site[3] for site in sites})) + self.rank**3
-        modes = sum(self.rank * blocks_of(la.get_submodule(name), i, o) for la, name, i, o in sites)
-        gated = [layer for stream in FUSED for layer in _layers(backbone, stream) if layer.cross is not None]
-        gates = sum(4 * layer.spec.width for layer in gated if self.query_transformation)
+        sites = _sites(backbone).values()
+        widths_in, widths_out = _widths(sites)
+        factors = self.rank * (sum(widths_in) + sum(widths_out)) + self.rank**3
+        modes = sum(self.rank * blocks_of(site.linear, site.width_in, site.width_out) for site in sites)
+        gates = sum(4 * layer.spec.width for layers in self._gated(backbone).values() for layer in layers)
         return factors + modes + gates + sum(p.numel() for p in self._trained_heads(backbone).values())
 
     def positives(self, fused: Tensor, texts: Tensor) -> Tensor:
@@ -208,43 +213,48 @@ class Aurora(Tuner):
                 "Aurora cannot be merged or unmerged with its query transformation, which is no change of a weight: "
                 "train with tuner.query_transformation=False"
             )
-        for linear in self.sites.values():
-            linear.fold(merged)
+        for site in self.sites.values():
+            site.fold(merged)
 
 
-def _layers(backbone: Backbone, stream: str) -> list[Layer]:
-    return [layer for _, layer in backbone.layers(stream)] if stream in backbone.streams else []
+class Site(NamedTuple):
+    """A Linear that is updated: its layer, its name there, and the widths of the streams that it reads and writes."""
+
+    layer: Layer
+    name: str
+    width_in: int
+    width_out: int
+
+    @property
+    def linear(self) -> nn.Linear:
+        return cast(nn.Linear, self.layer.get_submodule(self.name))
 
 
-def _sites(backbone: Backbone) -> dict[str, tuple[Layer, str, int, int]]:
-    """Every Linear that is updated, once, by its name within the backbone.
-
-    Returns:
-        The layer, the Linear's name in it, and the widths of what it reads and writes.
-    """
-    sites: dict[str, tuple[Layer, str, int, int]] = {}
-    seen: list[nn.Module] = []
-    for stream in backbone.streams:
-        for layer_name, layer in backbone.layers(stream):
-            for name, module in _linears(layer, VISION if stream == "vision" else ATTENTION + CROSS, stream, backbone):
-                if module in seen:
-                    continue  # Streams may share a layer, and a tied decoder shares cross-attention.
-                seen.append(module)
-                context = layer.spec.context_width or 0
-                width_in = context if name in ("cross.k", "cross.v") else layer.spec.width
-                sites[f"{layer_name}.{name}"] = (layer, name, width_in, layer.spec.width)
+def _sites(backbone: Backbone) -> dict[str, Site]:
+    """Every Linear that is updated, once, by its name within the backbone."""
+    sites: dict[str, Site] = {}
+    seen: set[nn.Module] = set()  # Streams may share a layer, and a tied decoder shares cross-attention.
+    for stream in backbone.streams.values():
+        for layer_name, layer in backbone.layers(stream.name):
+            for name in _names(layer, stream):
+                context = layer.spec.context_width if name in CROSS[1:] else None
+                site = Site(layer, name, context or layer.spec.width, layer.spec.width)
+                if site.linear not in seen:
+                    seen.add(site.linear)
+                    sites[f"{layer_name}.{name}"] = site
     return sites
 
 
-def _linears(layer: Layer, names: Sequence[str], stream: str, backbone: Backbone) -> Iterator[tuple[str, nn.Module]]:
-    """A layer's Linears by name; where there are experts, the stream's own or, in fusion, both."""
-    expert = backbone.streams[stream].expert
-    for name in names:
-        if name.startswith("cross") and (layer.cross is None or stream not in FUSED):
-            continue
-        module = layer.get_submodule(name)
-        if isinstance(module, Multiway):
-            for e in ("vision", "text") if expert is None else (expert,):
-                yield f"{name}.{e}", module.get_submodule(e)
+def _names(layer: Layer, stream: Stream) -> Iterator[str]:
+    """Names of the Linears that a stream updates; where there are experts, its own or, in fusion, both."""
+    names = VISION if stream.name == "vision" else ATTENTION
+    for name in names + (CROSS if stream.name in FUSED and layer.cross is not None else ()):
+        if isinstance(layer.get_submodule(name), Multiway):
+            yield from (f"{name}.{e}" for e in ("vision", "text") if stream.expert in (None, e))
         else:
-            yield name, module
+            yield name
+
+
+def _widths(sites: Collection[Site]) -> tuple[list[int], list[int]]:
+    """All widths that are read, and all that are written."""
+    return sorted({site.width_in for site in sites}), sorted({site.width_out for site in sites})

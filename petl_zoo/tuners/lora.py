@@ -71,20 +71,25 @@ class LoRA(Tuner):
                         raise ValueError(
                             f"rank ({self.rank}) is more than the {limit} of {layer_name}.{name}: use 1 to {limit}"
                         )
-                    update = loralib.Linear(
-                        linear.in_features,
-                        linear.out_features,
-                        r=self.rank,
-                        lora_alpha=self.alpha,
-                        lora_dropout=self.dropout,
-                        merge_weights=False,
-                        bias=linear.bias is not None,
-                        device=linear.weight.device,
-                        dtype=linear.weight.dtype,
-                    )
-                    update.weight, update.bias = linear.weight, linear.bias
+                    update = self.updated(linear)
                     layer.set_submodule(name, update)
                     self.sites[f"{layer_name}.{name}"] = update
+
+    def updated(self, linear: nn.Linear) -> loralib.Linear:
+        """A Linear with a low-rank update, around the weight and bias of a frozen one."""
+        update = loralib.Linear(
+            linear.in_features,
+            linear.out_features,
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            merge_weights=False,
+            bias=linear.bias is not None,
+            device=linear.weight.device,
+            dtype=linear.weight.dtype,
+        )
+        update.weight, update.bias = linear.weight, linear.bias
+        return update
 
     def trained(self, backbone: Backbone) -> dict[str, str]:
         return {f"backbone.{site}.lora_{part}": self.role for site in self.sites for part in "AB"}

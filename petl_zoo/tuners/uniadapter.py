@@ -120,18 +120,16 @@ class UniAdapter(Tuner):
         self.adapters = nn.ModuleDict()
         for width, indices in self._kinds(backbone).items():
             check_rank(self.rank, width, f"streams of width {width}")
-            self.adapters[str(width)] = nn.ModuleDict(
-                {
-                    str(i): SharedAdapter(
-                        width, self.rank, self.scale, kinds, backbone.like, official_init=self.official_init
-                    )
-                    for i, kinds in indices.items()
-                }
-            )
-        for name, stream in backbone.streams.items():
-            branch = "fusion" if name in FUSED else name
-            for i, (_, layer) in enumerate(backbone.layers(name), start=stream.first):
-                fill(layer, "adapter", name, getattr(self.adapters[str(stream.width)][str(i)], branch))
+            adapters = {
+                i: SharedAdapter(width, self.rank, self.scale, kinds, backbone.like, official_init=self.official_init)
+                for i, kinds in indices.items()
+            }
+            for name, stream in backbone.streams.items():
+                if stream.width == width:
+                    branch = "fusion" if name in FUSED else name
+                    for i, (_, layer) in enumerate(backbone.layers(name), start=stream.first):
+                        fill(layer, "adapter", name, getattr(adapters[i], branch))
+            self.adapters[str(width)] = nn.ModuleDict({str(i): adapter for i, adapter in adapters.items()})
         if self.cross_rank is not None:
             pairs = cross_pairs(backbone, self.cross_rank, zero=not self.official_init)
             self.pairs = tuple(pairs)

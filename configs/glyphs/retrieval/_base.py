@@ -1,4 +1,4 @@
-# What all retrieval runs on Glyph scenes share: 400 training scenes with five captions each, in a style that no
+# What all retrieval runs on Glyph scenes share: 256 training scenes with five captions each, in a style that no
 # backbone was pretrained on.
 from mmengine.config import read_base
 
@@ -11,5 +11,5 @@ with read_base():
 
 # The gallery has 400 images: a quarter of Flickr30K's k_test for two fifths of its images would re-rank much of it.
 head.update(k_test=16)
-protocol.update(images=400)
+protocol.update(images=256)
 schedule.update(epochs=2, batch_size=64, warmup=0.2)
