@@ -27,6 +27,9 @@ BERT = "bert-base-uncased"
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+REMEMBERED = 50_000  # texts whose ids are kept
+
+
 class TokenizerError(ValueError):
     """A tokenizer that cannot be loaded."""
 
@@ -58,6 +61,8 @@ class PretrainedTokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of a text without special tokens."""
         if text not in self._seen:
+            if len(self._seen) == REMEMBERED:
+                self._seen.clear()  # Pre-training never sees most captions again.
             self._seen[text] = tuple(self._ids(text))
         return list(self._seen[text])
 

@@ -153,7 +153,7 @@ def benchmark_rerank(backbone: str, *, candidates: int = 64, repeats: int = 3, d
     """
     options = base("backbones", backbone).backbone.to_dict()
     torch.manual_seed(0)
-    tokenizer = _WordTokenizer(options["vocabulary"] if "vocabulary" in options else 30522, 512)
+    tokenizer = _WordTokenizer(options.get("vocabulary", 30522), 512)
     with torch.device(device):
         config = {**options, "checkpoint": None, "tokenizer": tokenizer}
         model = VLModel(config, {"type": "NoTuner"}, {"type": "RetrievalHead"}).eval()

@@ -24,7 +24,7 @@ COMPONENTS: dict[str, Registry] = {
     "protocol": PROTOCOLS,
 }
 # Where data and weights lie on a machine decides nothing; what they are is recorded by hashes.
-PLACES = frozenset({"root", "checkpoint", "tokenizer"})
+PLACES = frozenset({"root", "checkpoint", "tokenizer", "allow_missing"})
 
 
 def complete(component: Mapping[str, Any], registry: Registry) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from .parts import split
 from .schedule import Runtime, Schedule
 from .signatures import component_faults, dataclass_faults, field_names
 
+CAPTIONS_AT_ONCE = 4096
 DATACLASSES = {"schedule": Schedule, "runtime": Runtime}
 REQUIRED = tuple(section for section in SECTIONS if section not in ("protocol", "runtime"))
 
@@ -89,11 +90,11 @@ def _model_faults(cfg: Config, parts: Parts | None) -> Iterator[Fault]:
     sets = {"val": parts.val, **parts.test} if parts.val is not None else dict(parts.test)
     faults = list(_sample_faults(cfg, model, parts.train, sets))
     yield from faults
-    if faults:
-        return
-    for name, dataset in (("train", parts.train), *sets.items()):
-        yield from (Fault(_blamed(text, cfg, "dataset"), text) for text in model.head.data_faults(model, name, dataset))
     yield from _text_faults(model, parts.train, sets)
+    if not faults:
+        for name, data in (("train", parts.train), *sets.items()):
+            for text in model.head.data_faults(model, name, data):
+                yield Fault(_blamed(text, cfg, "dataset"), text)
 
 
 def _sample_faults(cfg: Config, model: VLModel, train: Any, sets: Mapping[str, Any]) -> Iterator[Fault]:
@@ -139,7 +140,7 @@ def _text_faults(model: VLModel, train: Any, sets: Mapping[str, Any]) -> Iterato
                 empty = next((item.image for item in data.items if not all(map(str.strip, item.captions))), None)
                 if empty is not None:
                     yield Fault("dataset", f"a caption of image {empty!r} in the set {name!r} is empty: leave it out")
-                if number := model.count_cut(captions):
+                if number := sum(map(model.count_cut, _batched(captions))):
                     cut[name] = f"{number:,} of {len(captions):,} in {name}"
             elif hasattr(data, "classes"):
                 template = model.tuner.template
@@ -153,6 +154,11 @@ def _text_faults(model: VLModel, train: Any, sets: Mapping[str, Any]) -> Iterato
             f"{', '.join(cut.values())}; backbone.caption_length sets the limit"
         )
         yield Fault("dataset", problem, fatal=False)
+
+
+def _batched(captions: list[str]) -> Iterator[list[str]]:
+    """Captions in parts, whose token ids fit into memory."""
+    yield from (captions[start : start + CAPTIONS_AT_ONCE] for start in range(0, len(captions), CAPTIONS_AT_ONCE))
 
 
 def _blamed(message: str, cfg: Config, otherwise: str) -> str:

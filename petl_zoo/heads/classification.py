@@ -34,16 +34,18 @@ class ClassificationHead(Head):
     forward_pass = "image, class features from the cache unless they depend on the image"
     conditioned = True
 
-    def __init__(self, *, label_smoothing: float = 0.0) -> None:
+    def __init__(self, *, label_smoothing: float = 0.0, max_scale: float = 100.0) -> None:
         """Choose the loss.
 
         Args:
             label_smoothing: weight of the uniform distribution in the target.
+            max_scale: bound of the factor of the cosine, as in CLIP's training (section 2.5); matters where it is
+                trained.
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing ({label_smoothing}) must be at least 0 and below 1")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.max_scale = label_smoothing, max_scale
 
     def logits(self, model: VLModel, images: Tensor, classes: ClassNames) -> Tensor:
         """Class logits.
@@ -59,7 +61,8 @@ class ClassificationHead(Head):
             plan = tuner.plan()
             image = model.image_features(images, plan)
         image, text = tuner.readout(image, model.class_features(classes, plan))
-        return tuner.logits(image, text, model.backbone.scale(), classes.names)
+        scale = model.backbone.scale().clamp(max=self.max_scale)
+        return tuner.logits(image, text, scale, classes.names)
 
     def loss(self, model: VLModel, **batch: Any) -> dict[str, Tensor]:
         """Cross-entropy, and the batch's accuracy for the log.

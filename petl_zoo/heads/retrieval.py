@@ -331,25 +331,18 @@ class RetrievalHead(Head):
         image, words = self._compared(model, torch.cat(features).float(), texts.features.float())
         with torch.autocast(image.device.type, enabled=False):
             cosine = image @ words.t()  # (I here, T)
-        scores = candidates = None
-        if matching:
-            candidates = self._candidates(gallery, index, cosine).cpu()
-            scores = self._rerank(model, plan, gallery, index, cosine, torch.cat(kept), candidates, texts)
-        row = 0
-        for batch, places in seen:
-            samples = []
-            for place in places.tolist():
-                samples.append(
-                    {
-                        "index": place,
-                        "gallery": gallery,
-                        "itc": cosine[row].cpu(),
-                        "itm": None if scores is None else scores[row],
-                        "candidates": None if candidates is None else candidates[row],
-                    }
-                )
-                row += 1
-            yield batch, samples
+        if not matching:
+            for (batch, places), rows in zip(seen, cosine.cpu().split([len(p) for _, p in seen]), strict=True):
+                yield batch, [_sample(gallery, place, row) for place, row in zip(places.tolist(), rows, strict=True)]
+            return
+        candidates = self._candidates(gallery, index, cosine)
+        first = 0
+        for (batch, places), states in zip(seen, kept, strict=True):
+            rows = slice(first, first + len(places))
+            scores = self._rerank(model, plan, gallery, places, cosine[rows], states, candidates[rows].cpu(), texts)
+            each = zip(places.tolist(), cosine[rows].cpu(), scores, candidates[rows].cpu(), strict=True)
+            yield batch, [_sample(gallery, *found) for found in each]
+            first += len(places)
 
     def _candidates(self, gallery: Gallery, index: Tensor, cosine: Tensor) -> Tensor:
         """The pairs of this process's images that are re-ranked.
@@ -379,7 +372,11 @@ class RetrievalHead(Head):
         candidates: Tensor,
         texts: _EncodedTexts,
     ) -> Tensor:
-        """Matching scores of the candidates and of foils, -inf elsewhere: (I here, T) on the CPU."""
+        """Matching scores of some images' candidates and foils, -inf elsewhere.
+
+        Shape:
+            index: (I,); cosine: (I, T); image_states: (I, M, D); candidates: (I, 2, T); returns (I, T) on the CPU.
+        """
         add = model.backbone.adds_similarity if self.add_similarity is None else self.add_similarity
         scores = torch.full(cosine.shape, -torch.inf)
         for row, states in enumerate(image_states):
@@ -457,6 +454,12 @@ class _EncodedTexts:
         length = int(found.padding.sum(1).max())
         device = text.ids.device
         return States(found.tokens[:, :length].to(device), found.padding[:, :length].to(device))
+
+
+def _sample(
+    gallery: Gallery, place: int, itc: Tensor, itm: Tensor | None = None, candidates: Tensor | None = None
+) -> dict[str, Any]:
+    return {"index": place, "gallery": gallery, "itc": itc, "itm": itm, "candidates": candidates}
 
 
 def _padding(states: States) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from .conftest import CONFIGS, RETRIEVAL, arguments
 from .test_runs import Run, assert_same_run
 from .toys import SIZES
 
+ROOT = Path(__file__).resolve().parents[2]
 # Three steps an epoch, so that an epoch ends between two steps of the optimizer.
 MOMENTUM = {
     **RETRIEVAL,
@@ -131,15 +133,25 @@ def test_images_are_drawn_in_full_precision_under_autocast(tmp_path: Path, monke
 
 def test_two_processes_find_what_one_finds(momentum_run: Run, tmp_path: Path) -> None:
     work_dir, record = momentum_run
-    root = Path(__file__).resolve().parents[2]
     config = tmp_path / "toy.py"
     load(CONFIGS / "glyphs" / "clip_maple.py", MOMENTUM).dump(str(config))
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(root / "tools" / "test.py")]
-    more = [str(config), str(work_dir / "epoch_2.pth"), "--launcher", "pytorch", "--work-dir", str(tmp_path / "run")]
-    where = {**os.environ, "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    run = [sys.executable, *command, *more]
-    done = subprocess.run(run, cwd=tmp_path, env=where, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, str(ROOT / "tools" / "test.py"), str(config), str(work_dir / "epoch_2.pth")]
+    command += ["--launcher", "pytorch", "--work-dir", str(tmp_path / "run")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running = []
+    for rank in ("0", "1"):
+        own = {**os.environ, **shared, "RANK": rank, "LOCAL_RANK": rank}
+        running.append(subprocess.Popen(command, cwd=tmp_path, env=own, stderr=subprocess.PIPE, text=True))
+    try:
+        told = [process.communicate(timeout=600)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    assert [process.returncode for process in running] == [0, 0], told
     found = json.loads((tmp_path / "run" / "record.json").read_text())
     assert found["provenance"]["world_size"] == 2
     assert found["metrics"] == record["metrics"]

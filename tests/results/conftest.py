@@ -54,7 +54,8 @@ def _make_record(
         },
         "provenance": {"commit": "c0ffee" * 6 + "abcd", "dirty": False, "versions": {"mmengine": "0.11.0rc3"},
                        "python": "3.11.7", "torch": "2.14.1", "device": device, "precision": "float32",
-                       "world_size": 1, "effective_batch": 32, "command": "python tools/train.py configs/glyphs/clip_maple.py"},
+                       "world_size": 1, "effective_batch": 32,
+                       "command": "python tools/train.py configs/glyphs/clip_maple.py"},
     }
 
 
