@@ -14,7 +14,7 @@ head = dict(type="PretrainingHead", words="mlm", masked=0.5, portion=0.5, k_test
 dataset.update(length=12800, single_share=0.3)
 # Epochs of 100 steps.
 schedule.update(
-    epochs=8,
+    epochs=6,
     batch_size=128,
     lr=3e-3,
     optimizer=dict(type="MuonAdamW", muon_lr=0.03, weight_decay=0.05, betas=(0.9, 0.98)),

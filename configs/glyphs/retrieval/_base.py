@@ -9,7 +9,7 @@ with read_base():
     from ..._base_.runtime import *
     from ..._base_.schedules.adamw import *
 
-# The gallery has 400 images: a quarter of Flickr30K's k_test for two fifths of its images would re-rank much of it.
-head.update(k_test=16)
+# The gallery has 400 images with 2,000 texts, so that a large k_test would re-rank most of it.
+head.update(k_test=8)
 protocol.update(images=256)
 schedule.update(epochs=2, batch_size=64, warmup=0.2)
