@@ -57,6 +57,7 @@ class ScenePairs(Dataset):
         size: int = 64,
         single_share: float = 0.4,
         twin_share: float = 0.5,
+        objects: int = 0,
         jitter: float = 0.0,
         ramp: float = 0.25,
     ) -> None:
@@ -68,6 +69,8 @@ class ScenePairs(Dataset):
             size: side of the images in pixels.
             single_share: share of the images that show a single object.
             twin_share: share of the scenes that have their twin in the batch.
+            objects: how many objects the scenes of one batch are made of, others in each batch, so that scenes share some;
+                0 for all there are.
             jitter: colour jitter, 0 to 1.
             ramp: share of the training after which the views are as free as they get.
 
@@ -80,9 +83,11 @@ class ScenePairs(Dataset):
         for key, share in (("single_share", single_share), ("twin_share", twin_share)):
             if not 0 <= share <= 1:
                 raise ValueError(f"dataset.{key} ({share}) must be between 0 and 1")
+        if objects < 0 or objects == 1:
+            raise ValueError(f"dataset.objects ({objects}) must be at least 2, or 0 for all")
         self.name = "ScenePairs"
         self.length, self.size, self.styles = length, size, tuple(styles)
-        self.single_share, self.twin_share = single_share, twin_share
+        self.single_share, self.twin_share, self.objects = single_share, twin_share, objects
         self.jitter, self.ramp, self.progress = jitter, ramp, 1.0
         self.singles = [index for index, concept in enumerate(concepts()) if concept.pretrain]
         evaluated = [FOLDER / f"scenes_{part}.json" for part in ("val", "test")]
@@ -151,6 +156,8 @@ class ScenePairs(Dataset):
         scenes: list[Scene] = []
         numbers: list[list[float]] = []
         names, twins = scene_concepts(), round(count * self.twin_share / 2)
+        if self.objects:
+            names = tuple(names[index] for index in torch.randperm(len(names))[: self.objects].tolist())
         while len(scenes) < count:
             u, kind, style, colour, *words = torch.rand(6).tolist()
             a, b = (names[index] for index in torch.randint(len(names), (2,)).tolist())
