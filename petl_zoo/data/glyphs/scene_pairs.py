@@ -69,8 +69,8 @@ class ScenePairs(Dataset):
             size: side of the images in pixels.
             single_share: share of the images that show a single object.
             twin_share: share of the scenes that have their twin in the batch.
-            objects: how many objects the scenes of one batch are made of, others in each batch, so that scenes share some;
-                0 for all there are.
+            objects: how many objects the scenes of one batch are made of, others in each batch, so that scenes share
+                some; 0 for all there are.
             jitter: colour jitter, 0 to 1.
             ramp: share of the training after which the views are as free as they get.
 
