@@ -1,4 +1,4 @@
-# What all retrieval runs on Glyph scenes share: 256 training scenes with five captions each, in a style that no
+# What all retrieval runs on Glyph scenes share: 128 training scenes with five captions each, in a style that no
 # backbone was pretrained on.
 from mmengine.config import read_base
 
@@ -11,5 +11,6 @@ with read_base():
 
 # The gallery has 400 images with 2,000 texts, so that a large k_test would re-rank most of it.
 head.update(k_test=8)
-protocol.update(images=256)
+protocol.update(images=128)
 schedule.update(epochs=2, batch_size=64, warmup=0.2)
+runtime.update(eval_batch_size=25)
