@@ -252,7 +252,7 @@ def check_fit(backbone: Backbone, tuner: Tuner, head: Head, classes: Sequence[st
             f"{type(tuner).__name__} gives every image texts of its own, so {type(head).__name__} would have to encode "
             "each text once for each image: use it for classification"
         )
-    if tuner.needs_classes and not classes:
+    if tuner.needs_classes and not (classes and "classes" in head.trains_on):
         raise ValueError(
             f"{type(tuner).__name__} has parameters for each class, so the class names must be known; "
             f"{type(head).__name__} was given none"

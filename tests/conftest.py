@@ -28,7 +28,7 @@ SIZES: dict[str, Any] = {
     "embed_dim": 64,
 }
 BLIP_SIZES: dict[str, Any] = {**SIZES, "vocabulary": 66, "caption_length": 12, "dropout": 0.0}
-ALBEF_SIZES: dict[str, Any] = {**BLIP_SIZES, "text_layers": 5, "fusion_layer": 3}
+ALBEF_SIZES: dict[str, Any] = {**BLIP_SIZES, "text_layers": 6, "fusion_layer": 3}
 BEIT3_SIZES: dict[str, Any] = {
     "image_size": 16,
     "patch_size": 8,

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from petl_zoo.engine.launch import checked
 from registry import TUNERS
+from tests.conftest import MAKERS
 from tests.tuners import test_contract
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,14 +40,18 @@ def prefix_tuning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     sys.modules.pop("my_tuners", None)
 
 
-def test_the_tutorials_tuner_is_configured_and_keeps_the_contract(prefix_tuning: Path, batch: dict[str, Any]) -> None:
+def test_the_tutorials_tuner_is_configured_and_keeps_the_contract(
+    prefix_tuning: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = checked(prefix_tuning, {})
     assert cfg["tuner"]["type"] == "PrefixTuning"
     importlib.import_module("my_tuners")
     options = {"type": "PrefixTuning", "length": 2, "depth": 3}
-    test_contract.test_only_declared_parameters_get_gradients_and_change(options, dict(batch))
-    test_contract.test_count_is_the_closed_form(options)
-    test_contract.test_state_saved_alone_and_loaded_gives_equal_outputs(options, dict(batch))
-    test_contract.test_a_step_lowers_the_loss(options, dict(batch))
-    test_contract.test_fast_path_equals_the_plain_one(options, dict(batch))
-    test_contract.test_no_tensor_is_left_on_the_wrong_device(options)
+    for backbone, head in itertools.product(MAKERS, test_contract.BATCHES):
+        cell = test_contract.Cell(options, backbone, head)
+        test_contract.test_only_declared_parameters_get_gradients_and_change(cell)
+        test_contract.test_count_is_the_closed_form(cell)
+        test_contract.test_state_saved_alone_and_loaded_gives_equal_outputs(cell)
+        test_contract.test_a_step_lowers_the_loss(cell)
+        test_contract.test_fast_path_equals_the_plain_one(cell)
+    test_contract.test_no_tensor_is_left_on_the_wrong_device(cell, monkeypatch)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from petl_zoo.backbones import CLIP, Backbone
 from petl_zoo.data.classes import ClassNames
-from petl_zoo.heads import ClassificationHead
+from petl_zoo.heads import ClassificationHead, RetrievalHead
 from petl_zoo.model import REMEMBERED, VLModel
 from petl_zoo.tuners import (
     VPT,
@@ -25,7 +25,16 @@ from petl_zoo.tuners import (
     NoTuner,
     Tuner,
 )
-from tests.conftest import NAMES, SIZES, WordTokenizer, make_clip
+from tests.conftest import (
+    NAMES,
+    SIZES,
+    WordTokenizer,
+    make_albef,
+    make_beit3,
+    make_blip,
+    make_clip,
+    pair_batch,
+)
 
 CLASSES = ClassNames(NAMES, ("a photo of a {}.",))
 
@@ -264,9 +273,31 @@ def test_features_that_depend_on_the_image_are_not_remembered() -> None:
 
 def test_a_tuner_needs_its_streams() -> None:
     clip = make_clip()
-    clip.streams = {"text": clip.streams["text"]}
+    clip.all_streams = {"text": clip.streams["text"]}
     with pytest.raises(ValueError, match="MaPLe needs the stream vision, but CLIP has text"):
         VLModel(clip, MaPLe(length=2, depth=2), ClassificationHead(), NAMES)
+    with pytest.raises(ValueError, match="needs the stream fusion, but ClassificationHead on BLIP runs text, vision"):
+        VLModel(make_blip(), LoRA(streams=("fusion",)), ClassificationHead(), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("make", "matching", "streams"),
+    [
+        (make_clip, True, {"vision", "text"}),
+        (make_blip, True, {"vision", "text", "fusion"}),
+        (make_blip, False, {"vision", "text"}),
+        (make_albef, True, {"vision", "text", "fusion"}),
+        (make_beit3, True, {"vision", "text"}),
+    ],
+)
+def test_only_streams_that_the_head_runs_are_in_use(
+    make: Callable[[], Backbone], matching: bool, streams: set[str]
+) -> None:
+    model = VLModel(make(), FullFineTuning(), RetrievalHead(matching=matching))
+    assert set(model.backbone.streams) == streams
+    assert set(model.count().by_stream) == streams | {"joint"}
+    again = VLModel(model.backbone, FullFineTuning(), ClassificationHead(), NAMES)
+    assert set(again.backbone.streams) == {"vision", "text"}, "the next head's streams are not the last one's"
 
 
 def test_a_tuner_with_parameters_for_each_class_needs_the_classes() -> None:
@@ -274,9 +305,31 @@ def test_a_tuner_with_parameters_for_each_class_needs_the_classes() -> None:
         VLModel(make_clip(), LinearProbe(), ClassificationHead())
 
 
+def test_captions_get_the_tuners_slots_and_what_is_too_long_is_cut() -> None:
+    model = VLModel(make_blip(), MaPLe(length=2, depth=2), RetrievalHead())
+    captions = ["a cat", "a very " * 20 + "long tail"]
+    text = model.caption_text(captions)
+    assert text.slots.tolist() == [[1, 2], [1, 2]]
+    assert (text.end + 1).tolist() == [1 + 2 + 2 + 1, 12 + 2], "slots come on top of caption_length"
+    assert model.count_cut(captions) == 1
+
+
+@torch.no_grad()
+def test_features_are_normalised_and_those_that_are_compared() -> None:
+    batch = pair_batch()
+    for make in (make_clip, make_blip, make_albef, make_beit3):
+        model = VLModel(make(), NoTuner(), RetrievalHead())
+        image, text = model(**batch, mode="tensor")
+        torch.testing.assert_close(image, F.normalize(model.backbone.encode_image(batch["images"]), dim=-1))
+        words = model.backbone.encode_text(model.caption_text(batch["captions"]))
+        torch.testing.assert_close(text, F.normalize(words, dim=-1))
+        similarity = [sample["similarity"] for sample in model(**batch, mode="predict")]
+        torch.testing.assert_close((image * text).sum(1), torch.tensor(similarity))
+
+
 def test_unknown_mode(batch: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"mode \('tensor'\) must be 'loss' or 'predict'"):
-        make_model(NoTuner())(**batch, mode="tensor")
+    with pytest.raises(ValueError, match=r"mode \('features'\) must be 'loss', 'predict' or 'tensor'"):
+        make_model(NoTuner())(**batch, mode="features")
 
 
 def test_predictions_are_the_best_classes_in_order(batch: dict[str, Any]) -> None:
@@ -295,11 +348,11 @@ def test_fewer_classes_than_are_shown(batch: dict[str, Any]) -> None:
 
 
 def test_loss_is_cross_entropy_with_smoothing_and_a_bounded_scale(batch: dict[str, Any]) -> None:
-    model = make_model(NoTuner(), ClassificationHead(label_smoothing=0.2, max_scale=20.0))
+    model = make_model(NoTuner(), ClassificationHead(label_smoothing=0.2))
     with torch.no_grad():
         model.backbone.logit_scale.fill_(9.0)
     image = F.normalize(model.backbone.encode_image(batch["images"]), dim=-1)
-    log_p = (20 * image @ F.normalize(features(model), dim=-1).t()).log_softmax(1)
+    log_p = (100 * image @ F.normalize(features(model), dim=-1).t()).log_softmax(1)
     target = 0.8 * F.one_hot(batch["labels"], 4) + 0.2 / 4
     losses = model(**batch, mode="loss")
     torch.testing.assert_close(losses["loss"], -(target * log_p).sum(1).mean())

@@ -53,6 +53,12 @@ class ClassificationHead(Head):
         Shape:
             images: (B, 3, H, W); returns (B, C).
         """
+        image, text = self._compared(model, images, classes)
+        scale = model.backbone.scale().clamp(max=self.max_scale)
+        return model.tuner.logits(image, text, scale, classes.names)
+
+    def _compared(self, model: VLModel, images: Tensor, classes: ClassNames) -> tuple[Tensor, Tensor]:
+        """Features as they are compared, not normalised: (B, E), and (C, E) or (B, C, E) for a conditioned tuner."""
         tuner = model.tuner
         if tuner.conditioned:  # The plan reads the image, so the image is encoded without one.
             image = model.image_features(images, Plan())
@@ -60,9 +66,12 @@ class ClassificationHead(Head):
         else:
             plan = tuner.plan()
             image = model.image_features(images, plan)
-        image, text = tuner.readout(image, model.class_features(classes, plan))
-        scale = model.backbone.scale().clamp(max=self.max_scale)
-        return tuner.logits(image, text, scale, classes.names)
+        return tuner.readout(image, model.class_features(classes, plan))
+
+    def features(self, model: VLModel, **batch: Any) -> tuple[Tensor, Tensor]:
+        """Normalised features of images and class texts: (B, E), and (C, E) or (B, C, E) for a conditioned tuner."""
+        image, text = self._compared(model, batch["images"], batch["classes"])
+        return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
 
     def loss(self, model: VLModel, **batch: Any) -> dict[str, Tensor]:
         """Cross-entropy, and the batch's accuracy for the log.

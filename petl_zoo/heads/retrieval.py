@@ -269,6 +269,7 @@ class RetrievalHead(Head):
 
     # Evaluation ---------------------------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def predict(self, model: VLModel, **batch: Any) -> list[dict[str, Any]]:
         """Cosine and matching logit of each image with its caption."""
         text, plan = model.caption_text(batch["captions"]), model.tuner.plan()

@@ -134,7 +134,8 @@ def frozen_linear(layer: Layer, name: str) -> nn.Linear:
     """
     found = layer.get_submodule(name)
     if type(found) is not nn.Linear:
-        raise ValueError(f"{name} is a {type(found).__name__}: two tuners cannot change one Linear")
+        kind = f"{type(found).__module__}.{type(found).__qualname__}"
+        raise ValueError(f"{name} is a {kind} already: two tuners cannot change one Linear")
     return found
 
 

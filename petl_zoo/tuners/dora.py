@@ -49,7 +49,7 @@ class DoRALinear(loralib.Linear):
         ratio = (self.magnitude / self._norm()).to(base.dtype)
         update = self.scaling * F.linear(F.linear(dropped, self.lora_A), self.lora_B)
         y = base + (ratio - 1) * rescaled + ratio * update
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def fold(self) -> None:
         """Put magnitude and update into the weight."""
