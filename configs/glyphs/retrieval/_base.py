@@ -12,6 +12,6 @@ with read_base():
 # The gallery has 400 images with 2,000 texts, so that a large k_test would re-rank most of it.
 head.update(k_test=8)
 protocol.update(images=128)
-# Rates were not chosen by trials: an eighth or so of what won on base-to-new, since these backbones know scenes already.
+# Rates were not chosen by trials: they are about an eighth of what won on base-to-new.
 schedule.update(epochs=2, batch_size=64, warmup=0.2)
 runtime.update(eval_batch_size=25)
