@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from petl_zoo.data.glyphs.atlas import concepts
-from petl_zoo.engine.benchmark import benchmark_classes
+from petl_zoo.engine.benchmark import benchmark_classes, benchmark_rerank
 from petl_zoo.engine.faults import ConfigError
 
 
@@ -46,3 +46,19 @@ def test_more_classes_than_there_are_names() -> None:
 def test_faults_are_named(tuner: str, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         benchmark_classes("clip_tiny", tuner, overrides=overrides)
+
+
+@pytest.mark.parametrize("backbone", ["blip_tiny", "albef_tiny"])
+def test_re_ranking_gives_the_scores_of_plain_code(backbone: str) -> None:
+    figures = benchmark_rerank(backbone, candidates=6, repeats=1)
+    assert json.loads(json.dumps(figures)) == figures
+    assert figures["candidates"] == 6
+    assert figures["score_difference"] < 1e-4
+    assert figures["padded_to"] < figures["plain_padded_to"] == 32
+
+
+def test_re_ranking_needs_a_matching_score() -> None:
+    with pytest.raises(ConfigError, match="matching score"):
+        benchmark_rerank("clip_tiny", candidates=2)
+    with pytest.raises(ConfigError, match="captions there are"):
+        benchmark_rerank("blip_tiny", candidates=10_000)

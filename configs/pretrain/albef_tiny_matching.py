@@ -1,5 +1,5 @@
-# The second stage of the tiny ALBEF that ships, after albef_tiny.py: scenes that share objects or have their twin beside
-# them, and harder negatives:  python tools/train.py configs/pretrain/albef_tiny_matching.py
+# The second stage of the tiny ALBEF that ships, after albef_tiny.py: scenes that share objects or have their twin
+# beside them, and harder negatives:  python tools/train.py configs/pretrain/albef_tiny_matching.py
 from mmengine.config import read_base
 
 with read_base():
