@@ -36,7 +36,7 @@ HASHES: dict[type[Protocol], str] = {
     BaseToNew: "6c346e2f9b7c40219bdd79242741251919f92f954f8079a6269560e3b93d6b3b",
     StyleShift: "8ef6d30697962cd20d4bca86d2e282c66393a8dd8d5d95730e3f828f13250487",
     Pretraining: "a8f5525756b45e73f2462548071b28176cdf6c4be8cc5a66fb7036e34f6d2411",
-    Retrieval: "f69b64529a102ace3f00576ec3bdcfa93f280f9f9ba55459a951028d7f382c90",
+    Retrieval: "3daf4bb47025af5f620851a03664bd38cd27f7ac75b0d151f43cf2b1b7ec7720",
     ScenePretraining: "9a36928ebc1eee35d1197b476c2c0aca02af2a48ef3011fee7ad989418e7f966",
 }
 DATA_HASHES = {
@@ -197,6 +197,17 @@ class TestUnsuitedData:
     def test_pretraining_needs_pairs(self) -> None:
         with pytest.raises(ValueError, match=r"needs dataset\.type='GlyphPairs', not Glyphs"):
             Pretraining().split(Glyphs(), seed=1)  # type: ignore[arg-type]
+
+    def test_retrieval_may_train_on_some_images_which_the_seed_draws(self) -> None:
+        source = GlyphScenes(image_size=16)
+        parts = [Retrieval(images=40).split(source, seed=seed).train for seed in (1, 1, 2)]
+        drawn = [{item.image for item in part.items} for part in parts]  # type: ignore[attr-defined]
+        assert [len(images) for images in drawn] == [40, 40, 40]
+        assert drawn[0] == drawn[1] != drawn[2]
+        with pytest.raises(ValueError, match=r"protocol\.images \(3000\) is more than the 2000"):
+            Retrieval(images=3000).split(source, seed=1)
+        with pytest.raises(ValueError, match="protocol.images"):
+            Retrieval(images=-1)
 
     def test_retrieval_needs_captions(self) -> None:
         with pytest.raises(ValueError, match="needs a data set with captions, not Glyphs"):

@@ -34,7 +34,8 @@ def test_every_backbone_has_its_objectives_and_all_of_it_is_trained() -> None:
 
 
 def test_writing_is_the_mean_over_words_with_smoothed_targets() -> None:
-    model = VLModel(make_blip(decoder="image"), FullFineTuning(), PretrainingHead(words="lm")).eval()
+    model = VLModel(make_blip(decoder="image"), FullFineTuning(), PretrainingHead(words="lm"))
+    model.eval().requires_grad_(False)
     backbone, batch = model.backbone, pair_batch()
     assert isinstance(backbone, BertFusion)
     text = model.caption_text(batch["captions"])

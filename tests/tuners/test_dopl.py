@@ -219,4 +219,4 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_each_stream_has_its_own_depth_by_default() -> None:
     model = VLModel(make_albef(), DoPL(length=2), RetrievalHead())
     assert isinstance(model.tuner, DoPL)
-    assert model.tuner.depths == {"vision": 2, "text": 2, "fusion": 1}
+    assert model.tuner.depths == {"vision": 2, "text": 2, "fusion": 2}
