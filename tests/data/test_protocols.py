@@ -206,7 +206,7 @@ class TestUnsuitedData:
         assert drawn[0] == drawn[1] != drawn[2]
         with pytest.raises(ValueError, match=r"protocol\.images \(3000\) is more than the 2000"):
             Retrieval(images=3000).split(source, seed=1)
-        with pytest.raises(ValueError, match="protocol.images"):
+        with pytest.raises(ValueError, match=r"protocol\.images"):
             Retrieval(images=-1)
 
     def test_retrieval_needs_captions(self) -> None:
