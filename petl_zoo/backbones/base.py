@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .embeddings import TextEmbedding
+from .embeddings import ImageEmbedding, TextEmbedding, place
 from .plan import NOTHING, Plan, Rows, StreamPlan
 from .text import TextBatch, Tokenizer
 from .transformer import Layer, Tower
@@ -179,6 +179,40 @@ class Backbone(nn.Module):
             return table.new_empty(len(words.split()), table.shape[1])
         ids = torch.tensor(self.tokenizer.encode(words), device=table.device)
         return table[ids].detach().clone()
+
+    def _reset_normally(self) -> None:
+        """Initialise as BERT and ViT are: N(0, 0.02^2) for matrices and tables, zero for biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+                if isinstance(module, nn.Linear) and module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        embeds = [m for m in self.modules() if isinstance(m, TextEmbedding | ImageEmbedding)]
+        for table in (embed.position for embed in embeds):
+            nn.init.normal_(table, std=0.02)
+        for embed in embeds:
+            if isinstance(embed, ImageEmbedding):
+                nn.init.normal_(embed.class_token, std=0.02)
+
+    def _lengthened(self, text: TextBatch) -> TextBatch:
+        """Under ``plain``, captions at their full length, as official code pads them."""
+        if not self.plain:
+            return text
+        slots = text.slots.shape[1]
+        return text.padded(max(self.caption_length + slots, text.ids.shape[1]), self.tokenizer.pad)
+
+    def _embed(self, text: TextBatch, plan: StreamPlan) -> Tensor:
+        """Embeddings with the plan's context in the slots: (C, L, D), or (G C, L, D) with one context an image."""
+        check_slots(text, plan)
+        x = self.text_embed(text.ids)
+        if plan.context is None:
+            return x
+        context = plan.context.reshape((1,) * (4 - plan.context.dim()) + plan.context.shape)  # (G, 1 or C, n, D)
+        return place(x[None], text.slots, self.text_embed.at(context, text.slots)).flatten(0, 1)
+
+    def _padding(self, text: TextBatch, x: Tensor) -> Tensor | None:
+        padding = text.padding
+        return None if padding is None else padding.repeat(len(x) // len(padding), 1)
 
     def encode_image(self, images: Tensor, plan: StreamPlan = NOTHING) -> Tensor:
         """Image features before normalisation: (B, 3, H, W) -> (B, E)."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from registry import BACKBONES
 
-from .base import Backbone, Context, States, Stream, check_slots
-from .embeddings import ImageEmbedding, TextEmbedding, place
+from .base import Backbone, Context, States, Stream
+from .embeddings import ImageEmbedding, TextEmbedding
 from .plan import NOTHING, Cursor, Plan, StreamPlan
 from .text import TextBatch, Tokenizer
 from .transformer import LayerSpec, Multiway, Run, Tower
@@ -89,14 +89,7 @@ class BEiT3(Backbone):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise for pretraining: N(0, 0.02^2), and matrices on the residual stream by Magneto's depth scale."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for embed in (self.vision_embed, self.text_embed):
-            nn.init.normal_(embed.position, std=0.02)
-        nn.init.normal_(self.vision_embed.class_token, std=0.02)
+        self._reset_normally()
         scale = math.sqrt(math.log(2 * len(self.encoder)))
         for name, parameter in self.encoder.named_parameters():
             if any(f".{part}." in name for part in ("fc1", "fc2", "v", "out")) and name.endswith("weight"):
@@ -118,10 +111,9 @@ class BEiT3(Backbone):
         return self.vision_proj(self.encoder_norm.vision(x[:, 0]))
 
     def encode_text(self, text: TextBatch, plan: StreamPlan = NOTHING) -> Tensor:
-        if self.plain:
-            slots = text.slots.shape[1]
-            text = text.padded(max(self.caption_length + slots, text.ids.shape[1]), self.tokenizer.pad)
-        x, padding = self._embed(text, plan)
+        text = self._lengthened(text)
+        x = self._embed(text, plan)
+        padding = self._padding(text, x)
         first = torch.zeros(len(x), dtype=torch.long, device=x.device)
         run = Run("text", [(plan, Cursor(1 + text.slots.shape[1]))], padding)
         x = self.encoder(x, run, pooled=None if self.plain else lambda: first)
@@ -146,7 +138,8 @@ class BEiT3(Backbone):
         plan = plan or Plan()
         fusion = plan.of("fusion")
         image = self.vision_embed(images, plan.of("vision").context)
-        words, padding = self._embed(text, plan.of("text"))
+        words = self._embed(text, plan.of("text"))
+        padding = self._padding(text, words)
         split = image.shape[1]
         if padding is not None:
             padding = torch.cat([padding.new_ones(len(image), split), padding], dim=1)
@@ -158,13 +151,3 @@ class BEiT3(Backbone):
         if padding is not None and grown:
             padding = torch.cat([padding.new_ones(len(padding), grown), padding], dim=1)
         return States(self.encoder_norm(x, cursor.position) if norm else x, padding)
-
-    def _embed(self, text: TextBatch, plan: StreamPlan) -> tuple[Tensor, Tensor | None]:
-        """Embeddings with the plan's context in the slots, and their padding."""
-        check_slots(text, plan)
-        x, padding = self.text_embed(text.ids), text.padding
-        if plan.context is not None:
-            context = plan.context.reshape((1,) * (4 - plan.context.dim()) + plan.context.shape)  # (G, 1 or C, n, D)
-            x = place(x[None], text.slots, self.text_embed.at(context, text.slots)).flatten(0, 1)
-            padding = None if padding is None else padding.repeat(len(x) // len(padding), 1)
-        return x, padding

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Backbone, Context, States, check_slots
-from .embeddings import ImageEmbedding, TextEmbedding, place
+from .base import Backbone, Context, States
+from .embeddings import ImageEmbedding, TextEmbedding
 from .plan import NOTHING, Cursor, Plan, StreamPlan
 from .text import TextBatch, Tokenizer
 from .transformer import LayerSpec, Packing, Run, Tower
@@ -118,14 +118,7 @@ class BertFusion(Backbone):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise for pretraining as BERT and ViT are: N(0, 0.02^2) for matrices, zero for biases."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for embed in (m for m in self.modules() if isinstance(m, TextEmbedding | ImageEmbedding)):
-            nn.init.normal_(embed.position, std=0.02)
-        nn.init.normal_(self.vision_embed.class_token, std=0.02)
+        self._reset_normally()
 
     def _tie(self) -> None:
         """Share everything but self-attention between text tower and decoder, as BLIP's pre-training does."""
@@ -184,26 +177,6 @@ class BertFusion(Backbone):
         text = self._lengthened(text)
         x = self._embed(text, plan)
         return self._run("text", x, self._padding(text, x), plan, text, pooled=pooled)
-
-    def _lengthened(self, text: TextBatch) -> TextBatch:
-        """Under ``plain``, captions at their full length, as official code pads them."""
-        if not self.plain:
-            return text
-        slots = text.slots.shape[1]
-        return text.padded(max(self.caption_length + slots, text.ids.shape[1]), self.tokenizer.pad)
-
-    def _embed(self, text: TextBatch, plan: StreamPlan) -> Tensor:
-        """Embeddings with the plan's context in the slots: (C, L, D), or (G C, L, D) with one context an image."""
-        check_slots(text, plan)
-        x = self.text_embed(text.ids)
-        if plan.context is None:
-            return x
-        context = plan.context.reshape((1,) * (4 - plan.context.dim()) + plan.context.shape)  # (G, 1 or C, n, D)
-        return place(x[None], text.slots, self.text_embed.at(context, text.slots)).flatten(0, 1)
-
-    def _padding(self, text: TextBatch, x: Tensor) -> Tensor | None:
-        padding = text.padding
-        return None if padding is None else padding.repeat(len(x) // len(padding), 1)
 
     def _run(
         self,
