@@ -1,0 +1,16 @@
+# The third stage of the tiny BEiT-3 that ships, after beit3_tiny_relations.py: few objects a batch, so that scenes share
+# some:  python tools/train.py configs/pretrain/beit3_tiny_ranking.py
+from mmengine.config import read_base
+
+with read_base():
+    from .beit3_tiny import *
+
+backbone.update(checkpoint="work_dirs/pretrain/beit3_tiny_relations/seed_1/epoch_12.pth")
+head = dict(type="PretrainingHead", words="mlm", masked=0.5, portion=0.5, k_test=16)
+dataset.update(length=6400, single_share=0.1, twin_share=0.4, objects=24, ramp=0.0)
+schedule.update(
+    epochs=7,
+    batch_size=64,
+    lr=5e-4,
+    optimizer=dict(type="MuonAdamW", muon_lr=0.005, weight_decay=0.05, betas=(0.9, 0.98)),
+)
