@@ -149,6 +149,24 @@ class VLModel(BaseModel):
             if not isinstance(value, torch.nn.Parameter)
         }
 
+    @torch.no_grad()
+    def load_kept_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what ``kept_state`` gave.
+
+        Raises:
+            ValueError: something is missing, unexpected or of another shape.
+        """
+        own = self.kept_state()
+        differing = sorted(own.keys() ^ state.keys())
+        differing += [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+        if differing:
+            raise ValueError(
+                f"the checkpoint does not hold what {type(self.tuner).__name__} and {type(self.head).__name__} keep "
+                f"beside trained parameters (first: {differing[0]}): train anew"
+            )
+        for name, value in own.items():
+            value.copy_(state[name])
+
     def count(self) -> Parameters:
         """Count parameters; a tensor that two names share counts once."""
         total = sum(p.numel() for p in self.parameters())

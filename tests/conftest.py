@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from petl_zoo.backbones import ALBEF, BLIP, CLIP, Backbone, BEiT3
+from petl_zoo.backbones import ALBEF, BLIP, CLIP, Backbone, BEiT3, Tokenizer
 from petl_zoo.data.captions import Gallery
 from petl_zoo.data.classes import ClassNames
 from petl_zoo.heads import ClassificationHead, RetrievalHead
@@ -45,7 +45,7 @@ BEIT3_SIZES: dict[str, Any] = {
 B = TypeVar("B", bound=Backbone)
 
 
-class WordTokenizer:
+class WordTokenizer(Tokenizer):
     """One id a word, from a checksum: a vocabulary without a file."""
 
     start, pad, context_length = 62, 0, 32

@@ -18,7 +18,7 @@ from mmengine.config import DictAction
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a bare clone has petl_zoo beside tools only
 
-from petl_zoo.engine.faults import INTERRUPTED, report_faults
+from petl_zoo.engine.faults import report_faults
 from petl_zoo.engine.sweep import run_sweep
 
 
@@ -40,19 +40,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what is missing, and draw."""
     args = parse_args(argv)
-    try:
-        run_sweep(
-            args.sweep,
-            out=args.out or Path("work_dirs") / args.sweep.stem,
-            seeds=args.seeds,
-            axes=[name.strip() for name in args.axes.split(",") if name.strip()],
-            metric=args.metric,
-            overrides={**args.cfg_options, **({"runtime.amp": True} if args.amp else {})},
-        )
-    except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on after the last complete epoch.", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    run_sweep(
+        args.sweep,
+        out=args.out or Path("work_dirs") / args.sweep.stem,
+        seeds=args.seeds,
+        axes=[name.strip() for name in args.axes.split(",") if name.strip()],
+        metric=args.metric,
+        overrides={**args.cfg_options, **({"runtime.amp": True} if args.amp else {})},
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(report_faults(main))
+    sys.exit(report_faults(main, again="The same command goes on after the last complete epoch."))

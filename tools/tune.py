@@ -42,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(report_faults(main))
+    sys.exit(report_faults(main, again="The same command goes on with the trials that are missing."))

@@ -1,5 +1,5 @@
-# The third stage of the tiny BEiT-3 that ships, after beit3_tiny_relations.py: few objects a batch, so that scenes share
-# some:  python tools/train.py configs/pretrain/beit3_tiny_ranking.py
+# The third stage of the tiny BEiT-3 that ships, after beit3_tiny_relations.py: few objects a batch, so that scenes
+# share some:  python tools/train.py configs/pretrain/beit3_tiny_ranking.py
 from mmengine.config import read_base
 
 with read_base():

@@ -32,6 +32,10 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """The ids of a text without special tokens."""
 
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of several texts, which some tokenizers find faster together."""
+        return [self.encode(text) for text in texts]
+
 
 class FusionTokenizer(Tokenizer, Protocol):
     """What fused backbones ask beyond it: start tokens of fused texts and of written ones, and the mask."""
@@ -174,8 +178,7 @@ def tokenize_captions(
             "use fewer of them"
         )
     rows, cut = [], 0
-    for caption in captions:
-        ids = tokenizer.encode(caption)
+    for ids in tokenizer.encode_all(captions):
         cut += len(ids) > room
         rows.append(_row(tokenizer, [SLOT if piece == SLOT else ids[:room] for piece in pieces]))
     return _batch(rows, tokenizer.pad), cut

@@ -60,13 +60,21 @@ class PretrainedTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text without special tokens."""
-        if text not in self._seen:
-            if len(self._seen) == REMEMBERED:
-                self._seen.clear()  # Pre-training never sees most captions again.
-            self._seen[text] = tuple(self._ids(text))
-        return list(self._seen[text])
+        return self.encode_all([text])[0]
 
-    def _ids(self, text: str) -> Sequence[int]:
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of several texts without special tokens; those not in the cache are found together."""
+        known = {text: self._seen[text] for text in texts if text in self._seen}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if new:
+            found = {text: tuple(ids) for text, ids in zip(new, self._ids(new), strict=True)}
+            known |= found
+            if len(self._seen) + len(new) > REMEMBERED:
+                self._seen.clear()  # Pre-training never sees most captions again.
+            self._seen |= found
+        return [list(known[text]) for text in texts]
+
+    def _ids(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         raise NotImplementedError
 
 
@@ -96,9 +104,9 @@ class HuggingFaceTokenizer(PretrainedTokenizer):
     def __len__(self) -> int:
         return len(self._tokenizer)
 
-    def _ids(self, text: str) -> Sequence[int]:
+    def _ids(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         # No truncation: a text that is too long is the caller's error to tell, with its name.
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
 
@@ -178,9 +186,11 @@ class BEiT3Tokenizer(PretrainedTokenizer):
     def __len__(self) -> int:
         return self.mask + 1
 
-    def _ids(self, text: str) -> Sequence[int]:
+    def _ids(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
         # 0 is SentencePiece's unknown piece.
-        return [piece + 1 if piece else self.unknown for piece in self._pieces.encode(text)]
+        return [
+            [piece + 1 if piece else self.unknown for piece in pieces] for pieces in self._pieces.encode(list(texts))
+        ]
 
 
 # What wraps a tokenizer of transformers, by kind; BEiT-3's own file is a SentencePiece model.

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor
 
-from petl_zoo.backbones import Plan
+from petl_zoo.backbones import Plan, Tokenizer
 from petl_zoo.data.classes import ClassNames
 from petl_zoo.data.glyphs.atlas import concepts
 from petl_zoo.data.glyphs.scenes import GlyphScenes
@@ -25,7 +25,7 @@ from .merging import merge
 __all__ = ["benchmark_classes", "benchmark_rerank"]
 
 
-class _WordTokenizer:
+class _WordTokenizer(Tokenizer):
     """One id a word, so that random weights need no vocabulary file. CLIP's holds most of these words whole."""
 
     start, end, pad = 0, 1, 1

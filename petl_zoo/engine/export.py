@@ -106,6 +106,8 @@ def import_adapter(args: argparse.Namespace) -> None:
     identity = identity_of(cfg)
     meta = {"format": FORMAT, "epoch": 0, "iter": 0, "seed": identity["seed"]}
     content = {"meta": {**meta, "identity": {**identity, "hash": config_hash(identity)}}, "state_dict": state}
+    if kept := model.kept_state():
+        content["buffers"] = kept
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(args.out, content)
     Console().print(
@@ -148,12 +150,7 @@ def trained_model(cfg: Config, path: Path) -> VLModel:
     if head:
         raise RunError(f"{type(model.head).__name__} has trained parameters of its own ({head[0]}), which stay behind")
     model.load_trained_state(content["state_dict"])
-    kept = content.get("buffers", {})
-    for name, value in model.kept_state().items():
-        if name.startswith("tuner."):
-            if name not in kept:
-                raise RunError(f"checkpoint: {path} does not hold {name}: train anew")
-            value.copy_(kept[name])
+    model.load_kept_state(content.get("buffers", {}))
     return model
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import shlex
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,8 +79,11 @@ def warn(message: str) -> None:
     console.print(message, markup=False)
 
 
-def report_faults(act: Callable[[], object]) -> int:
+def report_faults(act: Callable[[], object], *, again: str = "") -> int:
     """Run a tool.
+
+    Args:
+        again: how to go on after an interruption, a sentence; none where there is nothing to go on with.
 
     Returns:
         The exit code: 0, ``BAD_INPUT`` or ``INTERRUPTED``.
@@ -98,10 +99,9 @@ def report_faults(act: Callable[[], object]) -> int:
         if error.errno not in STORAGE_ERRORS:
             raise
         console.print("[bold red]error:[/] ", end="")
-        console.print(f"{error}; checkpoints are whole: free some space, then go on with --resume", markup=False)
+        console.print(f"{error}: free some space, or write elsewhere. {again}".rstrip(), markup=False)
         return BAD_INPUT
     except KeyboardInterrupt:
-        command = shlex.join(["python", *sys.argv, *([] if "--resume" in sys.argv else ["--resume"])])
-        console.print(f"\nInterrupted. To go on after the last complete epoch:\n  {command}", markup=False)
+        console.print(f"\nInterrupted. {again}".rstrip(), markup=False)
         return INTERRUPTED
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,4 +159,8 @@ def main(parse: Callable[[Sequence[str] | None], argparse.Namespace], act: Calla
         else:
             act(args)
 
-    return report_faults(run_tool)
+    again = ""
+    if hasattr(args, "resume"):
+        command = shlex.join(["python", *sys.argv, *([] if args.resume else ["--resume"])])
+        again = f"To go on after the last complete epoch:\n  {command}"
+    return report_faults(run_tool, again=again)

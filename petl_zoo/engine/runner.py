@@ -124,13 +124,9 @@ class ZooRunner(Runner):
         self.call_hook("after_load_checkpoint", checkpoint=checkpoint)
         try:
             self.vl_model.load_trained_state(checkpoint["state_dict"])
+            self.vl_model.load_kept_state(checkpoint.get("buffers", {}))
         except ValueError as error:
             raise RunError(f"checkpoint: {filename}: {error}") from error
-        own, kept = self.vl_model.kept_state(), checkpoint.get("buffers", {})
-        if kept.keys() != own.keys():
-            raise RunError(f"checkpoint: {filename} does not hold what tuner and head keep; train anew")
-        for name, value in kept.items():
-            own[name].copy_(value)
         self._has_loaded = True
         self.logger.info(f"Loaded {filename}")
         return checkpoint

@@ -183,7 +183,7 @@ def _method_names(records: list[Record]) -> dict[str, str]:
     """Name each config hash by its tuner, and by what sets it apart where a tuner is there more than once."""
     tuners: dict[str, dict[str, Record]] = {}
     for record in records:
-        settings = tuners.setdefault(record["components"]["tuner"]["type"], {})
+        settings = tuners.setdefault(_tuner_name(record), {})
         settings.setdefault(record["identity"]["config_hash"], record)
     names = {}
     for tuner, settings in tuners.items():
@@ -196,6 +196,14 @@ def _method_names(records: list[Record]) -> dict[str, str]:
             texts = {key: f"{text}, config {key[:12]}".removeprefix(", ") for key, text in texts.items()}
         names.update({key: f"{tuner} ({text})" if text else tuner for key, text in texts.items()})
     return names
+
+
+def _tuner_name(record: Record) -> str:
+    """Name a tuner by its type, one of several members by theirs: ``LoRA + DoPL``."""
+    tuner = record["components"]["tuner"]
+    members = [member["type"] for option in tuner["options"].values() if isinstance(option, dict)
+               for member in option.values() if isinstance(member, dict) and "type" in member]
+    return " + ".join(members) or tuner["type"]
 
 
 def _labels(record: Record, with_rate: bool) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from petl_zoo.backbones import CLIP, tokenize
+from petl_zoo.backbones import CLIP, tokenize, tokenizers
 from petl_zoo.backbones.sources import WEIGHTS
 from petl_zoo.backbones.tokenizers import BEiT3Tokenizer, BERTTokenizer, BLIPTokenizer, TokenizerError, load_tokenizer
 
@@ -64,6 +64,18 @@ def test_a_text_seen_before_is_not_tokenised_again(folder: Path, monkeypatch: py
     first.append(-1)  # A caller may do with its list what it likes.
     monkeypatch.setattr(tokenizer, "_tokenizer", None)
     assert tokenizer.encode("a bear.") == first_copy
+
+
+@pytest.mark.parametrize(("weights", "kind"), [("clip", "clip"), ("blip", "blip"), ("beit3", "beit3")])
+def test_texts_together_are_the_texts_alone(weights: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a red cat.", "two dogs", "a red cat.", "", "a cat left of a moon"]
+    alone = [load_tokenizer(None, f"zoo:{weights}_tiny", 32, kind=kind).encode(text) for text in texts]
+    tokenizer = load_tokenizer(None, f"zoo:{weights}_tiny", 32, kind=kind)
+    assert tokenizer.encode_all(texts[:2]) == alone[:2]
+    assert tokenizer.encode_all(texts) == alone
+    monkeypatch.setattr(tokenizers, "REMEMBERED", 3)  # More than the cache holds.
+    assert tokenizer.encode_all([*texts, "moon"])[:-1] == alone
+    assert tokenizer.encode_all(texts) == alone
 
 
 @pytest.mark.parametrize("source", ["folder", "file"])

@@ -197,6 +197,17 @@ def test_method_without_the_metric_comes_last(make_record: MakeRecord) -> None:
     assert "| A | 1 | 10,000 | 1 |" in markdown([board])
 
 
+def test_a_stack_is_named_by_its_members(make_record: MakeRecord) -> None:
+    def stack(rank: int) -> dict[str, Any]:
+        members = {"first": {"type": "LoRA", "rank": rank}, "second": {"type": "DoPL"}}
+        return make_record(tuner="Stack", options={"tuners": members})
+
+    (board,) = build_boards([stack(4), make_record(tuner="LoRA")])
+    assert sorted(row.method for row in board.rows) == ["LoRA", "LoRA + DoPL"]
+    (board,) = build_boards([stack(4), stack(8)])
+    assert all(row.method.startswith("LoRA + DoPL (tuners={") for row in board.rows)
+
+
 def test_records_that_contradict_each_other_are_named(make_record: MakeRecord) -> None:
     first, second = make_record(seed=0), make_record(seed=1)
     second["metrics"]["accuracy"]["higher_is_better"] = False

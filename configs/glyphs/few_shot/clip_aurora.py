@@ -1,0 +1,10 @@
+# 16 shots of each kind of thing; the test shows other objects of the kind.
+from mmengine.config import read_base
+
+with read_base():
+    from ..._base_.tuners.aurora import *
+    from .._base import *
+    from ..._base_.datasets.glyphs_subgroups import *
+    from ..._base_.protocols.few_shot import *
+
+schedule.update(lr=0.002)
