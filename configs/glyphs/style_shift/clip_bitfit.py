@@ -1,4 +1,5 @@
 # 16 shots of each concept in one artist's style, tested in that style and in four others.
+# The rate is base-to-new's, whose validation set has the same concepts, shots and style.
 from mmengine.config import read_base
 
 with read_base():
@@ -6,4 +7,4 @@ with read_base():
     from .._base import *
     from ..._base_.protocols.style_shift import *
 
-schedule.update(lr=0.002)
+schedule.update(lr=0.128)

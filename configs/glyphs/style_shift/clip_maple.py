@@ -1,4 +1,5 @@
 # 16 shots of each concept in one artist's style, tested in that style and in four others.
+# The rate is base-to-new's, whose validation set has the same concepts, shots and style.
 from mmengine.config import read_base
 
 with read_base():
