@@ -7,7 +7,7 @@ with read_base():
 
 backbone.update(checkpoint="work_dirs/pretrain/beit3_tiny_relations/seed_1/epoch_12.pth")
 head = dict(type="PretrainingHead", words="mlm", masked=0.5, portion=0.5, k_test=16)
-dataset.update(length=6400, single_share=0.1, twin_share=0.4, objects=24, ramp=0.0)
+dataset.update(length=6400, single_share=0.1, twin_share=0.4, objects=10, ramp=0.0)
 schedule.update(
     epochs=7,
     batch_size=64,
