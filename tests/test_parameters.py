@@ -51,7 +51,6 @@ UNOFFICIAL = {"tuner.official": False}
 HEADLESS = {"tuner.heads": False}
 ADAPTER = {"tuner.rank": 512, "tuner.heads": True, "tuner.cross_rank": 64}
 LOWRANK = {"tuner.mapping": "lowrank", "tuner.source_dim": 768}
-ALBEF_STREAMS = {"tuner.streams": ["vision", "text", "fusion"]}  # Its fusion has layers of its own.
 ALBEF_DEPTHS = {"tuner.depth.vision": 9, "tuner.depth.text": 6, "tuner.depth.fusion": 6}
 
 # Backbone, tuner, options of its base file that are changed -> what is trained.
@@ -123,8 +122,8 @@ COUNTS: list[tuple[str, str, dict[str, Any], int]] = [
     # 12 layers of 768 for vision, 6 for text, 6 more for fusion.
     ("albef_base", "dopl", {"tuner.source_dim": 10, **ALBEF_DEPTHS}, 177_488),
     ("albef_base", "maple_len8", {"tuner.depth": 6}, 3_580_416),
-    ("albef_base", "lora_r32", ALBEF_STREAMS, 10_616_832),
-    ("albef_base", "dora_r32", ALBEF_STREAMS, 10_616_832 + 165_888),
+    ("albef_base", "lora_r32", {}, 10_616_832),
+    ("albef_base", "dora_r32", {}, 10_616_832 + 165_888),
     ("albef_base", "adapter", {}, (12 + 6 + 6) * BOTTLENECK[768]),
     ("albef_base", "uniadapter_r512", {}, UNIADAPTER - 6 * 393_984 + PAIR + HEADS),
     ("albef_base", "aurora_r64", {}, 609_538 - 6 * 3 * 64 - 6 * 4 * 768),

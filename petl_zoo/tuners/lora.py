@@ -14,6 +14,8 @@ from registry import TUNERS
 from .base import Tuner
 from .prompting import check_positive
 
+ENCODERS = ("vision", "text", "fusion")
+
 
 @TUNERS.register_module()
 class LoRA(Tuner):
@@ -38,7 +40,7 @@ class LoRA(Tuner):
         alpha: float | None = None,
         dropout: float = 0.0,
         targets: Sequence[str] = ("attn.q", "attn.v"),
-        streams: Sequence[str] = ("vision", "text"),
+        streams: Sequence[str] | None = None,
     ) -> None:
         """Choose the projections and the rank.
 
@@ -48,20 +50,21 @@ class LoRA(Tuner):
             dropout: probability with which an input of the update is dropped.
             targets: names of Linears within a layer: ``attn.q``, ``attn.k``, ``attn.v``, ``attn.out``, ``cross.q``
                 and so on, ``fc1``, ``fc2``.
-            streams: the streams whose layers are changed.
+            streams: the streams whose layers are changed; None for the encoders' that are in use: vision, text and
+                fusion, not a decoder.
         """
         super().__init__()
         check_positive(rank=rank)
         if not targets:
             raise ValueError("targets is empty: name at least one Linear, 'attn.q' for example")
         self.rank, self.alpha, self.dropout = rank, rank if alpha is None else alpha, dropout
-        self.targets, self.streams = tuple(targets), tuple(streams)
-        self.needs = frozenset(streams)
+        self.targets, self.streams = tuple(targets), None if streams is None else tuple(streams)
+        self.needs = frozenset(streams or ())
         self.sites: dict[str, loralib.Linear] = {}
 
     def attach(self, backbone: Backbone, classes: Sequence[str]) -> None:
         own: set[nn.Module] = set()
-        for stream in self.streams:
+        for stream in self.streams or [name for name in ENCODERS if name in backbone.streams]:
             expert = backbone.streams[stream].expert
             for layer_name, layer in backbone.layers(stream):
                 for name, linear in _linears(layer, self.targets, expert):
