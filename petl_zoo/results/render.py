@@ -15,7 +15,7 @@ from petl_zoo.results.leaderboard import Board, Row, Score, environment
 from petl_zoo.results.record import Record, canonical_json, write_text
 from petl_zoo.results.statistics import CONFIDENCE
 
-__all__ = ["markdown", "print_boards", "records_csv", "wide_csv", "write_leaderboard"]
+__all__ = ["markdown", "overview", "print_boards", "records_csv", "wide_csv", "write_leaderboard"]
 
 NOT_MEASURED = "—"
 MIXED = "†"  # marks columns whose cells were measured on different machines
@@ -73,9 +73,12 @@ def notes(board: Board) -> list[str]:
 def headings(board: Board) -> list[str]:
     """Return the heading of each column, with its unit."""
     mark = f" {MIXED}" if len(board.environments) > 1 else ""
-    units = {"fraction": "%"}
-    metrics = (f"{name} ({units.get(board.units[name], board.units[name])})" for name in board.metrics)
+    metrics = (_with_unit(board, name) for name in board.metrics)
     return ["Method", "Seeds", "Trainable", "Backbone (%)", *metrics, f"Peak memory (MiB){mark}", f"Step (ms){mark}"]
+
+
+def _with_unit(board: Board, metric: str) -> str:
+    return f"{metric} ({'%' if board.units[metric] == 'fraction' else board.units[metric]})"
 
 
 def cells(board: Board, row: Row) -> list[str]:
@@ -107,8 +110,11 @@ def _environments(row: Row) -> set[str]:
 
 
 def markdown(boards: Sequence[Board]) -> str:
-    """Write boards as one Markdown page, a section each."""
+    """Write boards as one Markdown page: of several an overview, then a section each."""
     parts = ["# Leaderboard\n"]
+    filled = [board for board in boards if board.rows and board.metrics]
+    if len(filled) > 1:
+        parts.append("\n".join(overview(filled)) + "\n")
     for board in boards:
         lines = [f"## {_plain(title(board))}", "", *(f"- {_plain(line)}" for line in identity(board)), ""]
         if board.rows:
@@ -121,6 +127,33 @@ def markdown(boards: Sequence[Board]) -> str:
             lines.append("No run succeeded.")
         parts.append("\n".join([*lines, "", *(f"- {_plain(line)}" for line in notes(board))]) + "\n")
     return "\n".join(parts)
+
+
+def overview(boards: Sequence[Board]) -> list[str]:
+    """Write one table of several boards: a row a method, a column a board, in the metric that it is sorted by.
+
+    A method's row is in the place of the first board that has it.
+    """
+    shown = [board.sort if board.sort in board.metrics else board.metrics[0] for board in boards]
+    # A column is named by what tells the boards apart.
+    parts = [(board.protocol["name"], board.data["name"], board.backbone["name"], name)
+             for board, name in zip(boards, shown, strict=True)]
+    differing = [at for at in range(4) if len({part[at] for part in parts}) > 1]
+    named = [" · ".join(part[at] for at in differing) for part in parts]
+    if len(set(named)) < len(boards):
+        named = [f"{title(board)} · {name}" for board, name in zip(boards, shown, strict=True)]
+    methods = dict.fromkeys(row.method for board in boards for row in board.rows)
+    metrics = dict.fromkeys(map(_with_unit, boards, shown))
+    lines = ["## Overview", "", f"{_plain(', '.join(metrics))}; the boards below say more.", "",
+             _line(["Method", *map(_plain, named)]), _line(["---"] + ["---:"] * len(boards))]
+    for method in methods:
+        texts = []
+        for board, name in zip(boards, shown, strict=True):
+            score = next((row.scores.get(name) for row in board.rows if row.method == method), None)
+            text = _score_text(score, board.units[name], 0 if score is None else score.summary.n)
+            texts.append(f"**{text}**" if score is not None and score.is_best else text)
+        lines.append(_line([_plain(method), *texts]))
+    return lines
 
 
 def _plain(text: str) -> str:

@@ -75,7 +75,7 @@ def test_protocols_data_and_backbones_are_never_mixed(
 ) -> None:
     boards = build_boards([make_record(seed=0), make_record(seed=1, **change)])
     assert [[len(row.records) for row in board.rows] for board in boards] == [[1], [1]]
-    assert markdown(boards).count("\n## ") == 2
+    assert markdown(boards).count("\n## ") == 3  # An overview, then each.
 
 
 def test_protocol_of_another_hash_is_another_board(make_record: MakeRecord) -> None:
