@@ -87,7 +87,9 @@ def dataclass_faults(section: str, options: Mapping[str, Any], description: type
             items = options.get(key, ())
             for item in items if isinstance(items, list | tuple) else ():
                 component = item if isinstance(item, Mapping) else {"type": item}
-                yield from component_faults(f"runtime.{key}", component, registry)
+                faults = component_faults(f"runtime.{key}", component, registry)
+                # The folder is the work dir, which the visualizer hands on.
+                yield from (fault for fault in faults if fault.key != "runtime.visualizers.save_dir")
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -31,6 +31,7 @@ def faults(options: dict[str, Any], config: str = "clip_maple") -> list[str]:
 
 def test_a_right_config_has_no_fault() -> None:
     assert faults(MAPLE) == []
+    assert faults({**MAPLE, "runtime.visualizers": ["LocalVisBackend", "TensorboardVisBackend"]}) == []
 
 
 @pytest.mark.parametrize(
