@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,20 +16,9 @@ from petl_zoo.heads import ClassificationHead
 from petl_zoo.tuners import Frozen, Tuner
 from registry import BACKBONES, TUNERS
 from tests.conftest import SIZES, WordTokenizer
+from tools import matrix as tool
 
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "matrix.py"
 CLIP = {"type": "CLIP", **SIZES, "tokenizer": WordTokenizer()}
-
-
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    """The tool from its file, as tools is no package."""
-    spec = importlib.util.spec_from_file_location("matrix_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +26,7 @@ def found() -> list[Cell]:
     return list(cells())
 
 
-def test_the_page_is_what_comes_out(tool: ModuleType, found: list[Cell]) -> None:
+def test_the_page_is_what_comes_out(found: list[Cell]) -> None:
     assert tool.PAGE.read_text(encoding="utf-8") == render(found), "make it anew with python tools/matrix.py"
 
 
@@ -97,7 +84,7 @@ def test_equal_reasons_share_a_note_and_mends_are_left_out() -> None:
 
 
 def test_the_tool_writes_it(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = [Cell("Head", "A", "Plain"), Cell("Head", "A", "Deep", "no")]
     monkeypatch.setattr(tool, "cells", lambda: iter(few))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -18,8 +16,7 @@ from petl_zoo.engine.parameters import PRINTED, PRINTED_PREFACE, Printed, Settin
 from petl_zoo.heads import RetrievalHead
 from petl_zoo.model import VLModel
 from petl_zoo.tuners import Aurora, DoPL, Tuner
-
-TOOL = Path(__file__).resolve().parents[1] / "tools" / "params.py"
+from tools import params as tool
 
 TOTAL = {
     "clip_vit_b16": 149_620_737,
@@ -389,18 +386,7 @@ def test_full_fine_tuning_of_blip_large_is_not_explained() -> None:
 
 
 @pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    """The tool from its file, as tools is no package."""
-    spec = importlib.util.spec_from_file_location("params_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def page(tool: ModuleType) -> str:
+def page() -> str:
     text: str = tool.PAGE.read_text(encoding="utf-8")
     return text
 
@@ -469,7 +455,7 @@ def test_reasons_are_shared_and_mends_left_out() -> None:
 
 
 def test_the_tool_writes_the_page(
-    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = [Setting("clip_tiny", "coop"), Setting("clip_tiny", "maple")]
     monkeypatch.setattr(tool, "settings", lambda: few)
@@ -479,7 +465,7 @@ def test_the_tool_writes_the_page(
     assert capsys.readouterr().out.startswith("2 settings are counted")
 
 
-def test_the_tool_prints_one_setting(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tool_prints_one_setting(capsys: pytest.CaptureFixture[str]) -> None:
     tool.main(["--backbone", "blip_base", "--tuner", "lora_r32"])
     counted = json.loads(capsys.readouterr().out)
     assert counted["trainable"] == 10_616_832
@@ -495,7 +481,7 @@ def test_the_tool_prints_one_setting(tool: ModuleType, capsys: pytest.CaptureFix
     ],
 )
 def test_the_tool_asks_for_one_setting_or_all(
-    tool: ModuleType, arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         tool.main(arguments)

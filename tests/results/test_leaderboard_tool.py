@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,19 +11,10 @@ from typing import Any
 import pytest
 
 from petl_zoo.results.record import write_record
+from tools import leaderboard as tool
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "leaderboard.py"
 MakeRecord = Callable[..., dict[str, Any]]
-
-
-def load_tool() -> Any:
-    """Import the tool from its file, as tools is no package."""
-    spec = importlib.util.spec_from_file_location("leaderboard_tool", TOOL)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -71,7 +61,7 @@ def test_bad_input_gets_one_clear_error_and_leaves_nothing(
     (tmp_path / "broken" / "record.json").write_text("{")
     (tmp_path / "file").write_text("kept")
     try:
-        status = load_tool().main(args)
+        status = tool.main(args)
     except SystemExit as stop:  # how argparse ends
         status = stop.code
     assert status == 2
