@@ -1,4 +1,5 @@
 # 16 shots of each kind of thing; the test shows other objects of the kind.
+# The rate was chosen on validation data with the same three trials: trials.json.
 from mmengine.config import read_base
 
 with read_base():
@@ -7,4 +8,4 @@ with read_base():
     from ..._base_.datasets.glyphs_subgroups import *
     from ..._base_.protocols.few_shot import *
 
-schedule.update(lr=0.002)
+schedule.update(lr=0.008)

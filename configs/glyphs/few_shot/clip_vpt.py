@@ -1,4 +1,5 @@
 # 16 shots of each kind of thing; the test shows other objects of the kind.
+# The rate was chosen on validation data with the same three trials: trials.json.
 from mmengine.config import read_base
 
 with read_base():
@@ -9,4 +10,4 @@ with read_base():
 
 # The tiny CLIP has 6 vision and 3 text layers.
 tuner.update(depth=6)
-schedule.update(lr=0.002)
+schedule.update(lr=0.008)
