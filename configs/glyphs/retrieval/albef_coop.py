@@ -5,4 +5,4 @@ with read_base():
     from ..._base_.tuners.coop import *
     from ._base import *
 
-schedule.update(lr=0.004)
+schedule.update(lr=0.016)

@@ -5,4 +5,4 @@ with read_base():
     from ..._base_.tuners.dopl import *
     from ._base import *
 
-schedule.update(lr=0.008)
+schedule.update(lr=0.016)

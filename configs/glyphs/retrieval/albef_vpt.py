@@ -6,4 +6,4 @@ with read_base():
     from ._base import *
 
 tuner.update(depth=6)
-schedule.update(lr=0.002)
+schedule.update(lr=0.004)

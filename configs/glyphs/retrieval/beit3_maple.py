@@ -7,4 +7,4 @@ with read_base():
 
 # Three text layers are the most that all four have.
 tuner.update(depth=3)
-schedule.update(lr=0.001)
+schedule.update(lr=0.004)

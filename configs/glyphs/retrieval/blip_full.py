@@ -5,4 +5,4 @@ with read_base():
     from ..._base_.tuners.full import *
     from ._base import *
 
-schedule.update(lr=0.0001)
+schedule.update(lr=0.001)
