@@ -122,22 +122,7 @@ class VLModel(BaseModel):
         Raises:
             ValueError: the state is of another tuner, or of one with other options; nothing is changed.
         """
-        own = self.trained_parameters()
-        faults = [f"{name}: missing" for name in own if name not in state]
-        faults += [f"{name}: unexpected" for name in state if name not in own]
-        faults += [
-            f"{name}: shape {tuple(state[name].shape)}, but the model's is {tuple(p.shape)}"
-            for name, p in own.items()
-            if name in state and state[name].shape != p.shape
-        ]
-        if faults:
-            shown = "\n  ".join(faults[:8] + ([f"... and {len(faults) - 8} more"] if len(faults) > 8 else []))
-            raise ValueError(
-                f"the checkpoint does not fit tuner {type(self.tuner).__name__} as configured:\n  {shown}\n"
-                "Use the config that the checkpoint was trained with."
-            )
-        for name, parameter in own.items():
-            parameter.copy_(state[name])
+        _fill(self.trained_parameters(), state, f"tuner {type(self.tuner).__name__}")
 
     def kept_state(self) -> dict[str, Tensor]:
         """The persistent buffers of tuner and head: what training changes without a gradient."""
@@ -154,18 +139,9 @@ class VLModel(BaseModel):
         """Take over what ``kept_state`` gave.
 
         Raises:
-            ValueError: something is missing, unexpected or of another shape.
+            ValueError: something is missing, unexpected or of another shape; nothing is changed.
         """
-        own = self.kept_state()
-        differing = sorted(own.keys() ^ state.keys())
-        differing += [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
-        if differing:
-            raise ValueError(
-                f"the checkpoint does not hold what {type(self.tuner).__name__} and {type(self.head).__name__} keep "
-                f"beside trained parameters (first: {differing[0]}): train anew"
-            )
-        for name, value in own.items():
-            value.copy_(state[name])
+        _fill(self.kept_state(), state, f"what {type(self.tuner).__name__} and {type(self.head).__name__} keep")
 
     def count(self) -> Parameters:
         """Count parameters; a tensor that two names share counts once."""
@@ -324,3 +300,26 @@ def check_fit(backbone: Backbone, tuner: Tuner, head: Head, classes: Sequence[st
             f"{type(tuner).__name__} speaks of all classes at once, but {type(head).__name__} has none: use it for "
             "classification"
         )
+
+
+def _fill(own: Mapping[str, Tensor], state: Mapping[str, Tensor], holder: str) -> None:
+    """Copy a checkpoint's tensors into a model's.
+
+    Raises:
+        ValueError: names or shapes differ; nothing is changed.
+    """
+    faults = [f"{name}: missing" for name in own if name not in state]
+    faults += [f"{name}: unexpected" for name in state if name not in own]
+    faults += [
+        f"{name}: shape {tuple(state[name].shape)}, but the model's is {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if faults:
+        shown = "\n  ".join(faults[:8] + ([f"... and {len(faults) - 8} more"] if len(faults) > 8 else []))
+        raise ValueError(
+            f"the checkpoint does not fit {holder} as configured:\n  {shown}\n"
+            "Use the config that the checkpoint was trained with."
+        )
+    for name, tensor in own.items():
+        tensor.copy_(state[name])

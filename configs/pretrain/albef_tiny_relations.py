@@ -5,6 +5,7 @@ from mmengine.config import read_base
 
 with read_base():
     from .albef_tiny import *
+    from ._relations import *
 
 backbone.update(checkpoint="work_dirs/pretrain/albef_tiny_matching/seed_1/epoch_3.pth")
 head = dict(
@@ -14,12 +15,4 @@ head = dict(
     hardness=0.5,
     tilt=0.5,
     k_test=16,
-)
-dataset.update(length=6400, sides=0.6, single_share=0.2, twin_share=0.9, ramp=0.0)
-# Twice the rate drowns the sides in noise.
-schedule.update(
-    epochs=12,
-    batch_size=64,
-    lr=6e-4,
-    optimizer=dict(type="MuonAdamW", muon_lr=0.006, weight_decay=0.05, betas=(0.9, 0.98)),
 )

@@ -4,6 +4,7 @@ from mmengine.config import read_base
 
 with read_base():
     from .blip_tiny import *
+    from ._ranking import *
 
 backbone.update(checkpoint="work_dirs/pretrain/blip_tiny_relations/seed_1/epoch_12.pth")
 head = dict(
@@ -11,11 +12,4 @@ head = dict(
     words="lm",
     hardness=0.7,
     k_test=16,
-)
-dataset.update(length=6400, single_share=0.1, twin_share=0.4, objects=24, ramp=0.0)
-schedule.update(
-    epochs=7,
-    batch_size=64,
-    lr=5e-4,
-    optimizer=dict(type="MuonAdamW", muon_lr=0.005, weight_decay=0.05, betas=(0.9, 0.98)),
 )

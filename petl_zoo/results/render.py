@@ -15,7 +15,7 @@ from petl_zoo.results.leaderboard import Board, Row, Score, environment
 from petl_zoo.results.record import Record, canonical_json, write_text
 from petl_zoo.results.statistics import CONFIDENCE
 
-__all__ = ["markdown", "overview", "print_boards", "records_csv", "wide_csv", "write_leaderboard"]
+__all__ = ["markdown", "print_boards", "records_csv", "wide_csv", "write_leaderboard"]
 
 NOT_MEASURED = "—"
 MIXED = "†"  # marks columns whose cells were measured on different machines

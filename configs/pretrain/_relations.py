@@ -1,0 +1,18 @@
+# Data and schedule of the stages that teach sides; imported after the first stage, whose own they replace.
+from mmengine.config import read_base
+
+with read_base():
+    from .._base_.datasets.scene_pairs import *
+    from .._base_.schedules.adamw import *
+
+dataset.update(length=6400, sides=0.6, single_share=0.2, twin_share=0.9, ramp=0.0)
+# Twice the rate drowns the sides in noise.
+schedule.update(
+    epochs=12,
+    batch_size=64,
+    lr=6e-4,
+    optimizer=dict(type="MuonAdamW", muon_lr=0.006, weight_decay=0.05, betas=(0.9, 0.98)),
+    warmup=0.5,
+    warmup_lr=1e-5,
+    final_lr=0.0,
+)
