@@ -15,7 +15,8 @@ from .plan import NOTHING, Plan, Rows, StreamPlan
 from .text import TextBatch, Tokenizer
 from .transformer import Layer, Tower
 
-STREAMS = ("vision", "text", "fusion", "decoder")
+ENCODERS = ("vision", "text", "fusion")
+STREAMS = (*ENCODERS, "decoder")
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from petl_zoo.backbones import Backbone, Plan, Rows, StreamPlan
+from petl_zoo.backbones.base import ENCODERS
 from registry import TUNERS
 
 from .adapter import check_rank
 from .base import Tuner
 from .prompting import check_depth, check_positive
 
-STREAMS = ("vision", "text", "fusion")
 CORRELATIONS = ("token", "channel", "none")
 ENTROPIES = ("paper", "conditional")
 AGGREGATES = ("broadcast", "reweight")
@@ -163,8 +163,8 @@ class DoPL(Tuner):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} ({value!r}) must be one of {', '.join(allowed)}")
-        if streams is not None and (not streams or not set(streams) <= set(STREAMS)):
-            raise ValueError(f"streams ({tuple(streams)}) must be some of {', '.join(STREAMS)}, or None")
+        if streams is not None and (not streams or not set(streams) <= set(ENCODERS)):
+            raise ValueError(f"streams ({tuple(streams)}) must be some of {', '.join(ENCODERS)}, or None")
         if dpg_layers is not None and dpg_layers < 0:
             raise ValueError(f"dpg_layers ({dpg_layers}) must be at least 0, or None")
         self.length, self.depth, self.source_dim, self.mapping, self.rank = length, depth, source_dim, mapping, rank
@@ -201,7 +201,7 @@ class DoPL(Tuner):
                     entries["up"] = normal(self.rank, width, std=self.init_std * self.rank**-0.5)
                 maps.append(entries)
             self.register_module(stream, maps)
-        self.silent = tuple(s for s in STREAMS if s in backbone.streams and s not in self.depths)
+        self.silent = tuple(s for s in ENCODERS if s in backbone.streams and s not in self.depths)
         # Where the widths differ, prompts are compared in the backbone's joint space, by its frozen projections.
         self.joint: tuple[nn.Linear, nn.Linear] | None = None
         if {"vision", "text"} <= set(self.depths):
@@ -215,7 +215,7 @@ class DoPL(Tuner):
         Raises:
             ValueError: a depth is above the stream's layers, or of a stream that is not prompted.
         """
-        chosen = self.chosen or tuple(s for s in STREAMS if s in backbone.streams)
+        chosen = self.chosen or tuple(s for s in ENCODERS if s in backbone.streams)
         if isinstance(self.depth, Mapping):
             if not set(self.depth) >= set(chosen):
                 raise ValueError(f"depth ({dict(self.depth)}) must have a number for each of {', '.join(chosen)}")

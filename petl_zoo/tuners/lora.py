@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from petl_zoo.backbones import Backbone
+from petl_zoo.backbones.base import ENCODERS
 from registry import TUNERS
 
 from .base import Tuner
 from .prompting import check_positive
-
-ENCODERS = ("vision", "text", "fusion")
 
 
 @TUNERS.register_module()
